@@ -1,0 +1,286 @@
+"""Every setting with its default, once: ROS parameters, command-line flags and tables are made from here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from vggt_ros.core.errors import ConfigError
+
+
+def setting(
+    default: bool | int | float | str,
+    help: str,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    one_of: tuple[str, ...] | None = None,
+    dynamic: bool = False,
+) -> Any:
+    """A dataclass field that knows its sentence, its bounds and whether it may change while running.
+
+    Args:
+        default: the value when nobody says otherwise; its type is the type of the setting.
+        help: what it does, with its unit, in one sentence.
+        at_least, at_most: closed bounds.
+        above: open lower bound.
+        one_of: the words allowed.
+        dynamic: may be set on a running node.
+    """
+    bounds = {'at_least': at_least, 'at_most': at_most, 'above': above, 'one_of': one_of}
+    return field(default=default, metadata={'help': help, 'dynamic': dynamic, **bounds})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as the outside sees it."""
+
+    name: str
+    section: str
+    field: str
+    default: bool | int | float | str
+    help: str
+    dynamic: bool
+    at_least: float | None
+    at_most: float | None
+    above: float | None
+    one_of: tuple[str, ...] | None
+
+    @property
+    def kind(self) -> type:
+        """bool, int, float or str."""
+        return type(self.default)
+
+    def check(self, value: Any) -> Any:
+        """Return value in the setting's type, or raise ConfigError naming what is allowed."""
+        if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not self.kind:
+            raise ConfigError(f'{self.name} must be {self.kind.__name__}, got {value!r}')
+        if self.one_of is not None and value not in self.one_of:
+            raise ConfigError(f'{self.name} must be one of {", ".join(self.one_of)}, got {value!r}')
+        if self.kind in (int, float):
+            if value != value:
+                raise ConfigError(f'{self.name} must be a number, got {value!r}')
+            if self.above is not None and not value > self.above:
+                raise ConfigError(f'{self.name} must be above {self.above:g}, got {value!r}')
+            if self.at_least is not None and value < self.at_least:
+                raise ConfigError(f'{self.name} must be at least {self.at_least:g}, got {value!r}')
+            if self.at_most is not None and value > self.at_most:
+                raise ConfigError(f'{self.name} must be at most {self.at_most:g}, got {value!r}')
+        return value
+
+
+class Section:
+    """Base of the groups below: a setting's public name is prefix + field name."""
+
+    prefix: ClassVar[str] = ''
+
+
+@dataclass(frozen=True)
+class ModelConfig(Section):
+    """Which network runs, and where."""
+
+    model_id: str = setting('nano', 'shipped name, Hugging Face id, or checkpoint file')
+    checkpoint_path: str = setting('', 'checkpoint file to use instead of model_id')
+    local_files_only: bool = setting(False, 'never ask the hub; use what is cached')
+    device: str = setting('auto', 'auto, cpu or cuda:N; auto takes the first GPU and says so where it falls to the CPU')
+    precision: str = setting('auto', 'number format of the network', one_of=('auto', 'bf16', 'fp16', 'fp32'))
+    backend: str = setting(
+        'vggt', 'vggt, or fake: a flat wall instead of a network, for tests of the plumbing', one_of=('vggt', 'fake')
+    )
+    input_width: int = setting(
+        0, 'width in pixels at which the network sees the image; 0 takes what the model was made for', at_least=0
+    )
+
+    @property
+    def source(self) -> str:
+        """What load_vggt takes."""
+        return self.checkpoint_path or self.model_id
+
+
+@dataclass(frozen=True)
+class WindowConfig(Section):
+    """How keyframes are grouped before the model sees them."""
+
+    prefix: ClassVar[str] = 'window_'
+    size: int = setting(8, 'keyframes per model call; memory grows with it', at_least=1, at_most=64)
+    stride: int = setting(4, 'new keyframes per model call; the rest overlap and carry the scale', at_least=1, at_most=64)
+
+    def __post_init__(self) -> None:
+        if self.stride > self.size:
+            raise ConfigError(f'window_stride must be at most window_size, got {self.stride} of {self.size}')
+
+
+@dataclass(frozen=True)
+class KeyframeConfig(Section):
+    """Which frames see enough new to be kept; both at 0 keep every frame."""
+
+    prefix: ClassVar[str] = 'keyframe_'
+    min_translation_px: float = setting(
+        0.0, 'median optical flow since the last keyframe, pixels of the source image', at_least=0, at_most=500, dynamic=True
+    )
+    min_interval_s: float = setting(0.0, 'seconds between keyframes', at_least=0, at_most=60, dynamic=True)
+
+
+@dataclass(frozen=True)
+class StreamConfig(Section):
+    """What happens over time."""
+
+    max_frame_gap_s: float = setting(
+        2.0, 'a longer pause between frames ends the window and starts a new one; 0 never does', at_least=0, at_most=60,
+        dynamic=True,
+    )
+    max_latency_s: float = setting(
+        5.0, 'a result is dropped when its newest frame arrived longer ago than this', at_least=0.1, at_most=9.0,
+        dynamic=True,
+    )
+    publish_frames: str = setting(
+        'new', 'publish every new frame of a window, or only the latest', one_of=('new', 'latest'), dynamic=True
+    )
+    on_time_jump: str = setting(
+        'reset', 'stamps that go back by over a second: reset starts a new map, ignore drops them',
+        one_of=('reset', 'ignore'), dynamic=True,
+    )
+    publish_when_unsubscribed: bool = setting(False, 'run the network even when nobody listens', dynamic=True)
+
+
+@dataclass(frozen=True)
+class CameraConfig(Section):
+    """How the camera's calibration is used."""
+
+    intrinsics_mode: str = setting(
+        'camera_info',
+        'camera_info (the calibrated K, locked without one), locked (of the first window) or per_window',
+        one_of=('camera_info', 'locked', 'per_window'),
+    )
+    camera_info_timeout_s: float = setting(3.0, 'seconds to wait for the first CameraInfo', at_least=0, at_most=60)
+    output_resolution: str = setting(
+        'model', 'size of depth and colour images: that of the network, or of the input', one_of=('model', 'input')
+    )
+
+
+@dataclass(frozen=True)
+class ScaleConfig(Section):
+    """Where metres come from."""
+
+    scale_source: str = setting(
+        'none', 'none leaves the unit of the first window, fixed multiplies it by scale', one_of=('none', 'fixed')
+    )
+    scale: float = setting(1.0, 'metres per unit of the first window, for scale_source fixed', above=0)
+
+    @property
+    def factor(self) -> float:
+        """Output units per unit of the first window."""
+        return self.scale if self.scale_source == 'fixed' else 1.0
+
+
+@dataclass(frozen=True)
+class AlignmentConfig(Section):
+    """How a window is placed on the one before."""
+
+    prefix: ClassVar[str] = 'alignment_'
+    max_frames: int = setting(4, 'shared frames compared at a seam, the newest first', at_least=1, at_most=64)
+    max_points: int = setting(8192, 'dense correspondences used at a seam', at_least=64)
+    min_inlier_ratio: float = setting(
+        0.3, 'a seam with a smaller share of agreeing points is not trusted', at_least=0, at_most=1, dynamic=True
+    )
+
+
+@dataclass(frozen=True)
+class CloudConfig(Section):
+    """Which depth is trusted, and how dense clouds are."""
+
+    confidence_threshold: float = setting(0.0, 'depth of lower confidence is unknown', at_least=0, dynamic=True)
+    confidence_percentile: float = setting(
+        20.0, 'this share of a window, the least confident, is unknown', at_least=0, at_most=100, dynamic=True
+    )
+    min_depth: float = setting(0.0, 'nearer depth is unknown, metres', at_least=0, at_most=1000, dynamic=True)
+    max_depth: float = setting(0.0, 'farther depth is unknown, metres; 0 is no limit', at_least=0, at_most=1000, dynamic=True)
+    voxel_size: float = setting(0.02, 'edge of a map voxel and of the filtered cloud, metres', above=0, dynamic=True)
+    cloud_stride: int = setting(1, 'every n-th pixel goes into the unorganised clouds', at_least=1, at_most=16, dynamic=True)
+
+
+@dataclass(frozen=True)
+class MapConfig(Section):
+    """How much is remembered."""
+
+    map_max_points: int = setting(2_000_000, 'voxels kept; the oldest go first', at_least=1)
+    map_max_submaps: int = setting(64, 'submaps kept with their images', at_least=1)
+    map_publish_period: float = setting(2.0, 'seconds between map clouds', above=0, dynamic=True)
+    path_max_size: int = setting(1024, 'poses kept in the path', at_least=1)
+
+
+@dataclass(frozen=True)
+class FramesConfig(Section):
+    """Coordinate frames and TF, after REP 105."""
+
+    map_frame: str = setting('map', 'name of the map frame')
+    odom_frame: str = setting('odom', 'name of the odometry frame')
+    base_frame: str = setting('base_link', 'name of the robot frame')
+    camera_optical_frame: str = setting('', 'optical frame of the images; empty takes it from their header')
+    world_frame: str = setting('odom', 'frame of world points, path and map')
+    publish_odom_to_base_tf: bool = setting(True, 'publish odom -> base', dynamic=True)
+    publish_map_to_odom_tf: bool = setting(False, 'publish map -> odom', dynamic=True)
+    standalone: bool = setting(
+        False, 'no TF tree: put the base at the camera, axes after REP 103, and publish that as static TF'
+    )
+    tf_timeout_s: float = setting(0.2, 'seconds to wait for base -> camera', at_least=0, at_most=10)
+
+
+@dataclass(frozen=True)
+class InputConfig(Section):
+    """How the node subscribes."""
+
+    image_transport: str = setting('raw', 'raw or compressed images', one_of=('raw', 'compressed'))
+    input_reliability: str = setting('best_effort', 'reliability of the image subscription', one_of=('best_effort', 'reliable'))
+    input_queue_depth: int = setting(5, 'messages kept by the subscription', at_least=1, at_most=100)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings, by section."""
+
+    model: ModelConfig = ModelConfig()
+    window: WindowConfig = WindowConfig()
+    keyframe: KeyframeConfig = KeyframeConfig()
+    stream: StreamConfig = StreamConfig()
+    camera: CameraConfig = CameraConfig()
+    scale: ScaleConfig = ScaleConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    cloud: CloudConfig = CloudConfig()
+    map: MapConfig = MapConfig()
+    frames: FramesConfig = FramesConfig()
+    input: InputConfig = InputConfig()
+
+    def __post_init__(self) -> None:
+        for one in settings():
+            one.check(getattr(getattr(self, one.section), one.field))
+
+    def with_values(self, values: Mapping[str, Any]) -> Config:
+        """A copy with some settings changed, by public name; ConfigError on an unknown name or a bad value."""
+        by_name = {one.name: one for one in settings()}
+        changes: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            if name not in by_name:
+                raise ConfigError(f'unknown setting {name!r}; the settings are {", ".join(sorted(by_name))}')
+            one = by_name[name]
+            changes.setdefault(one.section, {})[one.field] = one.check(value)
+        sections = {name: dataclasses.replace(getattr(self, name), **fields) for name, fields in changes.items()}
+        return dataclasses.replace(self, **sections)
+
+    def values(self) -> dict[str, bool | int | float | str]:
+        """Every setting by public name."""
+        return {one.name: getattr(getattr(self, one.section), one.field) for one in settings()}
+
+
+def settings() -> Iterator[Setting]:
+    """All settings in order of declaration."""
+    for section in dataclasses.fields(Config):
+        kind = type(section.default)
+        for one in dataclasses.fields(kind):
+            meta = dict(one.metadata)
+            yield Setting(name=kind.prefix + one.name, section=section.name, field=one.name, default=one.default, **meta)

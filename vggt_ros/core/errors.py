@@ -1,0 +1,25 @@
+"""The exceptions we raise; an adapter turns them into a log line, an exit code or a page."""
+
+
+class VggtRosError(Exception):
+    """Base of every error of this package; its text says what was expected, what came, and the way out."""
+
+
+class ConfigError(VggtRosError, ValueError):
+    """A setting is out of range, unknown, or contradicts another."""
+
+
+class EncodingError(VggtRosError, ValueError):
+    """An image message cannot be turned into RGB pixels."""
+
+
+class ShapeError(VggtRosError, ValueError):
+    """An array does not have the shape or type its function needs."""
+
+
+class SourceError(VggtRosError):
+    """A bag, video, image folder or topic cannot be read, or holds no frames."""
+
+
+class OutputError(VggtRosError):
+    """A result cannot be written; what was written before is kept."""

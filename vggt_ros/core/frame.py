@@ -1,0 +1,41 @@
+"""Frame: one stamped RGB image, its K and the name of its optical frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vggt_ros.core.errors import ShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One camera image, as every input hands it to the pipeline.
+
+    Args:
+        stamp_ns: time of exposure in integer nanoseconds; it identifies the frame.
+        image: [H, W, 3] uint8, RGB.
+        frame_id: name of the camera's optical frame (x right, y down, z forward).
+        K: [3, 3] calibrated intrinsics in pixels of this image, pixel centres at integers; None where unknown.
+
+    Raises:
+        ShapeError: image or K has another shape or type.
+    """
+
+    stamp_ns: int
+    image: np.ndarray
+    frame_id: str
+    K: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        shape = getattr(self.image, 'shape', None)
+        if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or self.image.dtype != np.uint8:
+            raise ShapeError(f'image must be [H, W, 3] uint8 RGB, got {shape} {getattr(self.image, "dtype", "")}')
+        if self.K is not None and (self.K.shape != (3, 3) or not np.isfinite(self.K).all() or self.K[0, 0] <= 0):
+            raise ShapeError(f'K must be [3, 3] with a positive focal length, or None where unknown, got {self.K!r}')
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.image.shape[0], self.image.shape[1]

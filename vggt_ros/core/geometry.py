@@ -1,0 +1,89 @@
+"""SE(3), Sim(3), projection and unprojection: free functions on arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vggt_ros.core.errors import ShapeError
+
+# REP 103: an optical frame is x right, y down, z forward; a robot's body is x forward, y left, z up.
+BODY_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+@dataclass(frozen=True, eq=False)
+class Sim3:
+    """A similarity target_from_source: p_target = scale * R @ p_source + t.
+
+    Args:
+        scale: length units of the target per unit of the source, positive.
+        R: [3, 3] rotation.
+        t: [3] translation in units of the target.
+    """
+
+    scale: float
+    R: np.ndarray
+    t: np.ndarray
+
+    @staticmethod
+    def identity() -> Sim3:
+        return Sim3(1.0, np.eye(3), np.zeros(3))
+
+    @staticmethod
+    def from_rigid(target_from_source: np.ndarray, scale: float = 1.0) -> Sim3:
+        """From a [4, 4] rigid transform whose translation is in units of the target."""
+        return Sim3(scale, target_from_source[:3, :3].copy(), target_from_source[:3, 3].copy())
+
+    def __matmul__(self, other: Sim3) -> Sim3:
+        """target_from_middle @ middle_from_source."""
+        return Sim3(self.scale * other.scale, self.R @ other.R, self.scale * self.R @ other.t + self.t)
+
+    def inverse(self) -> Sim3:
+        """source_from_target."""
+        return Sim3(1.0 / self.scale, self.R.T, -(self.R.T @ self.t) / self.scale)
+
+    def transform_points(self, points: np.ndarray) -> np.ndarray:
+        """[..., 3] points of the source in the target."""
+        return self.scale * points @ self.R.T + self.t
+
+    def transform_pose(self, source_from_body: np.ndarray) -> np.ndarray:
+        """[..., 4, 4] rigid poses in the source -> target_from_body, rigid, in units of the target."""
+        target_from_body = np.zeros(source_from_body.shape)
+        target_from_body[..., :3, :3] = self.R @ source_from_body[..., :3, :3]
+        target_from_body[..., :3, 3] = self.transform_points(source_from_body[..., :3, 3])
+        target_from_body[..., 3, 3] = 1.0
+        return target_from_body
+
+
+def invert_rigid(target_from_source: np.ndarray) -> np.ndarray:
+    """[..., 4, 4] rigid transforms -> source_from_target, as [R^T | -R^T t]."""
+    inverse = np.zeros_like(target_from_source, dtype=np.float64)
+    R_transposed = np.swapaxes(target_from_source[..., :3, :3], -1, -2)
+    inverse[..., :3, :3] = R_transposed
+    inverse[..., :3, 3] = -(R_transposed @ target_from_source[..., :3, 3, None])[..., 0]
+    inverse[..., 3, 3] = 1.0
+    return inverse
+
+
+def unproject_depth(depth: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Lift a depth image to one 3D point per pixel.
+
+    Args:
+        depth: [H, W] distance along the optical axis, any length unit; NaN where unknown.
+        K: [3, 3] intrinsics in pixels of this depth image (not of the camera's full image), pixel centres at integers.
+
+    Returns:
+        [H, W, 3] points in the camera optical frame, in the unit and type of depth; NaN stays NaN.
+
+    Raises:
+        ShapeError: depth is not [H, W] or K is not [3, 3].
+
+    Source: Hartley and Zisserman, Multiple View Geometry, 2nd ed., sec. 6.1.
+    """
+    if depth.ndim != 2 or K.shape != (3, 3):
+        raise ShapeError(f'depth must be [H, W] and K [3, 3], got {depth.shape} and {K.shape}')
+    height, width = depth.shape
+    x_over_z = ((np.arange(width) - K[0, 2]) / K[0, 0]).astype(depth.dtype)
+    y_over_z = ((np.arange(height) - K[1, 2]) / K[1, 1]).astype(depth.dtype)
+    return np.stack([depth * x_over_z, depth * y_over_z[:, None], depth], axis=-1)

@@ -1,0 +1,42 @@
+"""Prediction: what the network says about one window, in the window's own frame and unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vggt_ros.core.geometry import invert_rigid
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Depth and cameras of the S frames of a window, on the network's pixel grid [h, w].
+
+    The window's frame is the optical frame of its first keyframe: cam_from_window[0] is the identity.
+    Its length unit is the network's own and differs from window to window.
+
+    Args:
+        stamps_ns: S stamps, those of the frames.
+        frame_ids: S names of optical frames.
+        image: [S, h, w, 3] uint8 RGB, the frames on the network's grid.
+        cam_from_window: [S, 4, 4] float64, rigid.
+        K: [S, 3, 3] float64 intrinsics to unproject depth with, in pixels of the network's grid.
+        K_network: [S, 3, 3] float64 intrinsics as the network saw them; equal to K where no calibration is used.
+        depth: [S, h, w] float32 along the optical axis, window units; NaN where unknown or not decoded.
+        confidence: [S, h, w] float32, at least 1; NaN where not decoded.
+    """
+
+    stamps_ns: tuple[int, ...]
+    frame_ids: tuple[str, ...]
+    image: np.ndarray
+    cam_from_window: np.ndarray
+    K: np.ndarray
+    K_network: np.ndarray
+    depth: np.ndarray
+    confidence: np.ndarray
+
+    @property
+    def window_from_cam(self) -> np.ndarray:
+        """[S, 4, 4] poses of the cameras in the window."""
+        return invert_rigid(self.cam_from_window)

@@ -1,0 +1,55 @@
+"""Keyframes -> overlapping windows, the model's input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vggt_ros.core.config import WindowConfig
+from vggt_ros.core.frame import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Frames that one model call sees, oldest first.
+
+    Args:
+        frames: S frames of one size.
+        shared: how many of them, from the front, were in the window before.
+    """
+
+    frames: tuple[Frame, ...]
+    shared: int
+
+    @property
+    def new(self) -> tuple[Frame, ...]:
+        """The frames that no window held before."""
+        return self.frames[self.shared :]
+
+
+class WindowBuffer:
+    """Sliding window over keyframes: the first is emitted when full, later ones every `stride` keyframes."""
+
+    def __init__(self, config: WindowConfig) -> None:
+        self.config = config
+        self._frames: list[Frame] = []
+        self._shared = 0
+
+    def add(self, frame: Frame) -> Window | None:
+        """Take the next keyframe; return a window when it completes one."""
+        self._frames.append(frame)
+        return self._emit() if len(self._frames) == self.config.size else None
+
+    def flush(self) -> Window | None:
+        """The frames still waiting, as a last and shorter window; None where none wait."""
+        return self._emit() if len(self._frames) > self._shared else None
+
+    def reset(self) -> None:
+        """Forget everything; the next window shares nothing."""
+        self._frames, self._shared = [], 0
+
+    def _emit(self) -> Window:
+        window = Window(tuple(self._frames), self._shared)
+        keep = self.config.size - self.config.stride
+        self._frames = self._frames[-keep:] if keep else []
+        self._shared = len(self._frames)
+        return window
