@@ -1,0 +1,221 @@
+"""Reads golden cases: a reference model's arguments, weights, inputs and outputs.
+
+Cases come from test/vggt/goldens, from the folder that VGGT_GOLDENS names, or else from ../shared/vggt/goldens beside
+the repository. Source of the forms: goldens/README.md there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from vggt import VGGT, VGGTConfig
+from vggt.config import BackboneConfig, CameraHeadConfig, DenseHeadConfig, TrackHeadConfig
+
+BUNDLED = Path(__file__).parent / 'goldens'
+SIBLING = Path(__file__).resolve().parents[3] / 'shared' / 'vggt' / 'goldens'
+
+# Widths and depths of the official DINOv2 factories. Source: Oquab et al., DINOv2, 2023, table 16.
+DINOV2 = {
+    'dinov2_vits14_reg': BackboneConfig(depth=12, num_heads=6),
+    'dinov2_vitb14_reg': BackboneConfig(depth=12, num_heads=12),
+    'dinov2_vitl14_reg': BackboneConfig(depth=24, num_heads=16),
+}
+TOKEN_NAMES = {
+    'cls_token',
+    'pos_embed',
+    'register_tokens',
+    'mask_token',
+    'camera_token',
+    'register_token',
+    'empty_pose_tokens',
+    'query_ref_token',
+    'virual_tracks',
+}
+
+
+def folders() -> list[Path]:
+    """Folders that hold goldens, without repeats; a file is taken from the first that has it."""
+    chosen = os.environ.get('VGGT_GOLDENS')
+    candidates = [Path(chosen)] if chosen else [BUNDLED, SIBLING]
+    return [folder for folder in candidates if folder.is_dir()]
+
+
+def find(name: str) -> Path | None:
+    """The golden file of that name; also beside the bundled ones, as VGGT_GOLDENS may hold only some."""
+    for folder in [*folders(), BUNDLED, SIBLING]:
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input of one golden model, with where to find its parts."""
+
+    model: str
+    name: str
+    description: Path
+    outputs: Path
+
+    def __str__(self) -> str:
+        return f'{self.model}.{self.name}'
+
+
+def model_cases() -> list[Case]:
+    """Every case of every model description (*.json with 'cases') in the folders."""
+    cases: dict[str, Case] = {}
+    for folder in folders():
+        for description in sorted(folder.glob('*.json')):
+            data = json.loads(description.read_text())
+            if not isinstance(data, dict) or 'cases' not in data:
+                continue
+            for name in data['cases']:
+                case = Case(description.stem, name, description, folder / f'{description.stem}.{name}.npz')
+                cases.setdefault(str(case), case)
+    return list(cases.values())
+
+
+def read_config(description: dict[str, Any]) -> VGGTConfig:
+    """Turn the reference's constructor arguments into our configuration; an unknown argument is an error."""
+    aggregator = dict(description['aggregator'])
+    dino = aggregator.pop('dino', None)
+    kind = aggregator.pop('patch_embed')
+    image_size, patch_size = aggregator.pop('img_size'), aggregator.pop('patch_size')
+    if dino is not None:
+        backbone = _backbone(dict(dino), image_size, patch_size, aggregator['embed_dim'])
+    elif kind == 'conv':
+        backbone = None
+    else:
+        backbone = DINOV2[kind]
+    return VGGTConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        **_renamed(
+            aggregator,
+            aa_order='attention_order',
+            aa_block_size='attention_block_size',
+            rope_freq='rope_frequency',
+            num_register_tokens='num_register_tokens',
+        ),
+        backbone=backbone,
+        camera_head=_camera_head(description),
+        depth_head=_dense_head(description, 'depth_head', 2),
+        point_head=_dense_head(description, 'point_head', 4),
+        track_head=_track_head(description),
+    )
+
+
+def _backbone(dino: dict[str, Any], image_size: int, patch_size: int, dim: int) -> BackboneConfig:
+    assert dino.pop('img_size') == image_size
+    assert dino.pop('patch_size') == patch_size
+    assert dino.pop('embed_dim') == dim
+    assert dino.pop('interpolate_antialias', False) is True
+    assert dino.pop('interpolate_offset', 0.1) == 0.0
+    assert dino.pop('block_chunks', 1) == 0
+    return BackboneConfig(**dino)
+
+
+def _camera_head(description: dict[str, Any]) -> CameraHeadConfig | None:
+    arguments = description.get('camera_head')
+    if arguments is None:
+        return None
+    return CameraHeadConfig(**{key: value for key, value in arguments.items() if key != 'dim_in'})
+
+
+def _dense_head(description: dict[str, Any], name: str, channels: int) -> DenseHeadConfig | None:
+    arguments = description.get(name)
+    if arguments is None:
+        return None
+    assert arguments.get('output_dim', channels) == channels
+    ignored = ('dim_in', 'output_dim', 'patch_size')
+    return DenseHeadConfig(**_dpt_arguments({k: v for k, v in arguments.items() if k not in ignored}))
+
+
+def _track_head(description: dict[str, Any]) -> TrackHeadConfig | None:
+    arguments = description.get('track_head')
+    if arguments is None:
+        return None
+    arguments = dict(arguments)
+    extractor = dict(arguments.pop('feature_extractor', {}))
+    assert extractor.pop('feature_only', True) is True
+    assert extractor.pop('down_ratio', 2) == 2
+    assert extractor.pop('pos_embed', False) is False
+    assert extractor.pop('features', arguments['features']) == arguments['features']
+    for ignored in ('dim_in', 'patch_size', 'stride', 'predict_conf'):
+        arguments.pop(ignored, None)
+        extractor.pop(ignored, None)
+    return TrackHeadConfig(**_renamed(arguments, iters='iterations'), **_dpt_arguments(extractor))
+
+
+def _dpt_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    return _renamed(arguments, conf_activation='confidence_activation', intermediate_layer_idx='layers')
+
+
+def _renamed(arguments: dict[str, Any], **names: str) -> dict[str, Any]:
+    return {names.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+
+
+def load_weights(model: VGGT, description: dict[str, Any], folder: Path) -> None:
+    """Fill the model with the stored or the recipe weights, strictly."""
+    if description.get('recipe'):
+        fill_by_recipe(model, description['seed'])
+    else:
+        model.load_state_dict(load_file(folder / description['weights_file']), strict=True)
+
+
+def recipe_tensor(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights from a counter-based generator. Source: goldens/README.md, 'Weights by recipe'."""
+    state = np.uint64(int.from_bytes(hashlib.sha256(f'{seed}:{name}'.encode()).digest()[:8], 'little'))
+    z = np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64)
+    z *= np.uint64(0x9E3779B97F4A7C15)
+    z += state
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z ^= z >> np.uint64(shift)
+        z *= np.uint64(factor)
+    z ^= z >> np.uint64(31)
+    values = (z >> np.uint64(40)).astype(np.float32)
+    values *= np.float32(2.0**-23)
+    values -= np.float32(1.0)
+    base, amplitude = _recipe_range(name, shape)
+    values *= np.float32(amplitude)
+    values += base
+    return values.reshape(shape)
+
+
+def _recipe_range(name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, float]:
+    last = name.rsplit('.', 1)[-1]
+    zero = np.zeros(1, dtype=np.float32)
+    if last == 'gamma':
+        return zero + np.float32(0.3), 0.15
+    if last in TOKEN_NAMES:
+        return zero, 0.5
+    if name.endswith('pose_branch.fc2.bias'):
+        return np.array([0, 0, 0, 0, 0, 0, 0.25, 0.25, 0.3], dtype=np.float32), 0.02
+    if last == 'weight' and len(shape) == 1:
+        return zero + 1, 0.2
+    if last in ('bias', 'in_proj_bias'):
+        return zero, 0.1
+    transposed = name.endswith(('resize_layers.0.weight', 'resize_layers.1.weight'))
+    fan = shape[0] if transposed else int(np.prod(shape[1:]))
+    gain = 1.0
+    if name.endswith('pose_branch.fc2.weight'):
+        gain = 0.15
+    elif name.endswith(('scratch.output_conv2.2.weight', 'updateformer.flow_head.weight')):
+        gain = 0.5
+    return zero, gain * (3.0 / fan) ** 0.5
+
+
+@torch.no_grad()
+def fill_by_recipe(model: VGGT, seed: int) -> None:
+    """Overwrite every parameter, one at a time so that the largest model fits in memory."""
+    for name, parameter in model.state_dict().items():
+        parameter.copy_(torch.from_numpy(recipe_tensor(seed, name, tuple(parameter.shape))))

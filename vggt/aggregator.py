@@ -1,0 +1,134 @@
+"""Alternating attention: within each frame, then over all frames of a scene.
+
+Source: Wang et al., VGGT, CVPR 2025, sec. 3.2; fact sheet section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+
+from vggt.backbone import Backbone
+from vggt.config import VGGTConfig
+from vggt.layers.block import Block
+from vggt.layers.patch_embed import PatchEmbed
+from vggt.layers.rope import RotaryTable, grid_rotary_table
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+class Aggregator(nn.Module):
+    """Images of a scene to one token list per pair of a frame block and a global block."""
+
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, config: VGGTConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, registers = config.embed_dim, config.num_register_tokens
+        # Index 0 of axis 1 belongs to the first frame of a scene, index 1 to every other frame.
+        self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)
+        self.register_token = nn.Parameter(torch.randn(1, 2, registers, dim) * 1e-6)
+        self.patch_embed: nn.Module
+        if config.backbone is None:
+            self.patch_embed = PatchEmbed(config.patch_size, dim)
+        else:
+            self.patch_embed = Backbone(
+                config.backbone, dim, config.patch_size, config.image_size, config.activation_checkpointing
+            )
+        self.frame_blocks = _blocks(config)
+        self.global_blocks = _blocks(config)
+        # Not persistent: the released checkpoint does not hold them.
+        self.register_buffer('image_mean', torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer('image_std', torch.tensor(IMAGE_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, keep: Collection[int] | None = None) -> dict[int, Tensor]:
+        """Images to token lists.
+
+        Args:
+            images: [B, S, 3, H, W] in [0, 1].
+            keep: which layers to return; None returns all.
+
+        Returns:
+            Layer index to [B, S, N, 2C], the outputs of the frame block and of the global block side by side.
+        """
+        patch_tokens = self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        return self.attend(patch_tokens, (images.shape[-2], images.shape[-1]), keep)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Patch tokens of single images; the value for one image does not depend on the others.
+
+        Args:
+            images: [M, 3, H, W] in [0, 1].
+
+        Returns:
+            [M, P, C].
+        """
+        return self.patch_embed((images - self.image_mean) / self.image_std)
+
+    def attend(
+        self, patch_tokens: Tensor, image_size: tuple[int, int], keep: Collection[int] | None = None
+    ) -> dict[int, Tensor]:
+        """Let the frames of each scene see each other.
+
+        Args:
+            patch_tokens: [B, S, P, C] from encode.
+            image_size: (H, W) of the images in pixels.
+            keep: which layers to return; None returns all.
+
+        Returns:
+            Layer index to [B, S, N, 2C].
+        """
+        batch, frames = patch_tokens.shape[:2]
+        x = torch.cat((self._special_tokens(batch, frames).to(patch_tokens.dtype), patch_tokens), dim=2)
+        frame_table = self._rotary_table(image_size, x.device)
+        global_table = (frame_table[0].repeat(frames, 1, 1), frame_table[1].repeat(frames, 1, 1))
+        layers: dict[int, Tensor] = {}
+        for start in range(0, self.config.depth, self.config.attention_block_size):
+            indices = range(start, start + self.config.attention_block_size)
+            wanted = [i for i in indices if keep is None or i in keep]
+            outputs: dict[tuple[str, int], Tensor] = {}
+            for kind in self.config.attention_order:
+                for i in indices:
+                    x = self._frame(i, x, frame_table) if kind == 'frame' else self._global(i, x, global_table)
+                    if i in wanted:
+                        outputs[kind, i] = x
+            layers.update({i: torch.cat((outputs['frame', i], outputs['global', i]), dim=-1) for i in wanted})
+        return layers
+
+    def _frame(self, index: int, x: Tensor, table: RotaryTable) -> Tensor:
+        return self.frame_blocks[index](x.flatten(0, 1), table).view(x.shape)  # (B*S, N, C): a frame sees itself
+
+    def _global(self, index: int, x: Tensor, table: RotaryTable) -> Tensor:
+        return self.global_blocks[index](x.flatten(1, 2), table).view(x.shape)  # (B, S*N, C): all frames at once
+
+    def _special_tokens(self, batch: int, frames: int) -> Tensor:
+        """[B, S, 1 + registers, C], with the first-frame variant in frame 0."""
+        both = torch.cat((self.camera_token, self.register_token), dim=2)
+        first, others = both[:, :1], both[:, 1:].expand(-1, frames - 1, -1, -1)
+        return torch.cat((first, others), dim=1).expand(batch, -1, -1, -1)
+
+    def _rotary_table(self, image_size: tuple[int, int], device: torch.device) -> RotaryTable:
+        config = self.config
+        rows, columns = (side // config.patch_size for side in image_size)
+        head_dim = config.embed_dim // config.num_heads
+        return grid_rotary_table(rows, columns, config.num_special_tokens, head_dim, config.rope_frequency, device)
+
+
+def _blocks(config: VGGTConfig) -> nn.ModuleList:
+    return nn.ModuleList(
+        Block(
+            config.embed_dim,
+            config.num_heads,
+            mlp_ratio=config.mlp_ratio,
+            qk_norm=config.qk_norm,
+            init_values=config.init_values,
+            drop_rate=config.drop_path,
+            checkpointing=config.activation_checkpointing,
+        )
+        for _ in range(config.depth)
+    )

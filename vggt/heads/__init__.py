@@ -1,0 +1,1 @@
+"""What is read from the aggregator's tokens: cameras, dense maps, tracks."""

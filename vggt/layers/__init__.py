@@ -1,0 +1,1 @@
+"""Building blocks that the backbone, the aggregator and the heads share."""
