@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -56,22 +57,25 @@ class Setting:
 
     def check(self, value: Any) -> Any:
         """Return value in the setting's type, or raise ConfigError naming what is allowed."""
-        if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+        if self.kind is float and type(value) is int:
+            return self.check(float(value))
         if type(value) is not self.kind:
             raise ConfigError(f'{self.name} must be {self.kind.__name__}, got {value!r}')
         if self.one_of is not None and value not in self.one_of:
             raise ConfigError(f'{self.name} must be one of {", ".join(self.one_of)}, got {value!r}')
         if self.kind in (int, float):
-            if value != value:
-                raise ConfigError(f'{self.name} must be a number, got {value!r}')
-            if self.above is not None and not value > self.above:
-                raise ConfigError(f'{self.name} must be above {self.above:g}, got {value!r}')
-            if self.at_least is not None and value < self.at_least:
-                raise ConfigError(f'{self.name} must be at least {self.at_least:g}, got {value!r}')
-            if self.at_most is not None and value > self.at_most:
-                raise ConfigError(f'{self.name} must be at most {self.at_most:g}, got {value!r}')
+            self._check_range(value)
         return value
+
+    def _check_range(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise ConfigError(f'{self.name} must be a finite number, got {value!r}')
+        if self.above is not None and not value > self.above:
+            raise ConfigError(f'{self.name} must be above {self.above:g}, got {value!r}')
+        if self.at_least is not None and value < self.at_least:
+            raise ConfigError(f'{self.name} must be at least {self.at_least:g}, got {value!r}')
+        if self.at_most is not None and value > self.at_most:
+            raise ConfigError(f'{self.name} must be at most {self.at_most:g}, got {value!r}')
 
 
 class Section:
@@ -108,7 +112,9 @@ class WindowConfig(Section):
 
     prefix: ClassVar[str] = 'window_'
     size: int = setting(8, 'keyframes per model call; memory grows with it', at_least=1, at_most=64)
-    stride: int = setting(4, 'new keyframes per model call; the rest overlap and carry the scale', at_least=1, at_most=64)
+    stride: int = setting(
+        4, 'new keyframes per model call; the rest overlap and carry the scale', at_least=1, at_most=64
+    )
 
     def __post_init__(self) -> None:
         if self.stride > self.size:
@@ -121,7 +127,8 @@ class KeyframeConfig(Section):
 
     prefix: ClassVar[str] = 'keyframe_'
     min_translation_px: float = setting(
-        0.0, 'median optical flow since the last keyframe, pixels of the source image', at_least=0, at_most=500, dynamic=True
+        0.0, 'median optical flow since the last keyframe, pixels of the source image', at_least=0, at_most=500,
+        dynamic=True,
     )
     min_interval_s: float = setting(0.0, 'seconds between keyframes', at_least=0, at_most=60, dynamic=True)
 
@@ -199,9 +206,13 @@ class CloudConfig(Section):
         20.0, 'this share of a window, the least confident, is unknown', at_least=0, at_most=100, dynamic=True
     )
     min_depth: float = setting(0.0, 'nearer depth is unknown, metres', at_least=0, at_most=1000, dynamic=True)
-    max_depth: float = setting(0.0, 'farther depth is unknown, metres; 0 is no limit', at_least=0, at_most=1000, dynamic=True)
+    max_depth: float = setting(
+        0.0, 'farther depth is unknown, metres; 0 is no limit', at_least=0, at_most=1000, dynamic=True
+    )
     voxel_size: float = setting(0.02, 'edge of a map voxel and of the filtered cloud, metres', above=0, dynamic=True)
-    cloud_stride: int = setting(1, 'every n-th pixel goes into the unorganised clouds', at_least=1, at_most=16, dynamic=True)
+    cloud_stride: int = setting(
+        1, 'every n-th pixel goes into the unorganised clouds', at_least=1, at_most=16, dynamic=True
+    )
 
 
 @dataclass(frozen=True)
@@ -209,7 +220,7 @@ class MapConfig(Section):
     """How much is remembered."""
 
     map_max_points: int = setting(2_000_000, 'voxels kept; the oldest go first', at_least=1)
-    map_max_submaps: int = setting(64, 'submaps kept with their images', at_least=1)
+    map_max_submaps: int = setting(16, 'submaps kept with their images, some 20 MB each', at_least=1)
     map_publish_period: float = setting(2.0, 'seconds between map clouds', above=0, dynamic=True)
     path_max_size: int = setting(1024, 'poses kept in the path', at_least=1)
 
@@ -236,7 +247,9 @@ class InputConfig(Section):
     """How the node subscribes."""
 
     image_transport: str = setting('raw', 'raw or compressed images', one_of=('raw', 'compressed'))
-    input_reliability: str = setting('best_effort', 'reliability of the image subscription', one_of=('best_effort', 'reliable'))
+    input_reliability: str = setting(
+        'best_effort', 'reliability of the image subscription', one_of=('best_effort', 'reliable')
+    )
     input_queue_depth: int = setting(5, 'messages kept by the subscription', at_least=1, at_most=100)
 
 
@@ -280,7 +293,8 @@ class Config:
 def settings() -> Iterator[Setting]:
     """All settings in order of declaration."""
     for section in dataclasses.fields(Config):
-        kind = type(section.default)
+        kind: Any = type(section.default)
         for one in dataclasses.fields(kind):
-            meta = dict(one.metadata)
-            yield Setting(name=kind.prefix + one.name, section=section.name, field=one.name, default=one.default, **meta)
+            default: Any = one.default
+            name = kind.prefix + one.name
+            yield Setting(name=name, section=section.name, field=one.name, default=default, **one.metadata)

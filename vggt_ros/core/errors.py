@@ -17,6 +17,10 @@ class ShapeError(VggtRosError, ValueError):
     """An array does not have the shape or type its function needs."""
 
 
+class PredictionError(VggtRosError):
+    """The network failed on a window; that window is lost, the stream goes on."""
+
+
 class SourceError(VggtRosError):
     """A bag, video, image folder or topic cannot be read, or holds no frames."""
 
