@@ -87,3 +87,57 @@ def unproject_depth(depth: np.ndarray, K: np.ndarray) -> np.ndarray:
     x_over_z = ((np.arange(width) - K[0, 2]) / K[0, 0]).astype(depth.dtype)
     y_over_z = ((np.arange(height) - K[1, 2]) / K[1, 1]).astype(depth.dtype)
     return np.stack([depth * x_over_z, depth * y_over_z[:, None], depth], axis=-1)
+
+
+def unproject_pixels(u: np.ndarray, v: np.ndarray, depth: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Lift single pixels: u, v and depth [N], K [3, 3] -> [N, 3] points in the optical frame (see unproject_depth)."""
+    return np.stack([depth * (u - K[0, 2]) / K[0, 0], depth * (v - K[1, 2]) / K[1, 1], depth], axis=-1)
+
+
+def cross_matrix(vector: np.ndarray) -> np.ndarray:
+    """[3] -> [3, 3] matrix M with M @ a = vector x a."""
+    x, y, z = vector
+    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+
+
+def rotation_angle(R: np.ndarray) -> np.ndarray:
+    """[..., 3, 3] rotations -> [...] angles in radians, 0 to pi, exact also where small (the arc cosine is not)."""
+    axis = np.stack([R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], axis=-1)
+    return np.arctan2(np.linalg.norm(axis, axis=-1), np.trace(R, axis1=-2, axis2=-1) - 1.0)
+
+
+def nearest_rotation(M: np.ndarray) -> np.ndarray:
+    """[..., 3, 3] matrices -> the rotations nearest to them in the Frobenius norm.
+
+    Of a sum of rotations this is their chordal mean.
+
+    Source: Hartley et al., Rotation Averaging, IJCV 2013, sec. 5.3.
+    """
+    U, _, Vt = np.linalg.svd(M)
+    U[..., :, 2] *= np.sign(np.linalg.det(U) * np.linalg.det(Vt))[..., None]
+    return U @ Vt
+
+
+def umeyama(source: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Sim3:
+    """The similarity target_from_source that brings weighted points nearest to their partners.
+
+    Args:
+        source, target: [N, 3] points, partners in the same row, each in its own length unit.
+        weight: [N] of the squared distances, not negative, not all zero.
+
+    Returns:
+        The least squares Sim(3). Unique where the points span a plane at least; a line leaves the turn about it open.
+
+    Source: Umeyama, Least-Squares Estimation of Transformation Parameters Between Two Point Patterns, PAMI 1991;
+        the equations are those of the paper, its 1/n replaced by the weights' shares.
+    """
+    share = weight / weight.sum()
+    mean_x, mean_y = share @ source, share @ target  # eq. 34, 35
+    x, y = source - mean_x, target - mean_y
+    variance_x = share @ (x * x).sum(axis=1)  # eq. 36
+    covariance = (y * share[:, None]).T @ x  # eq. 38
+    U, D, Vt = np.linalg.svd(covariance)
+    S = np.array([1.0, 1.0, np.sign(np.linalg.det(U) * np.linalg.det(Vt))])  # eq. 39, 43
+    R = (U * S) @ Vt  # eq. 40
+    scale = float(D @ S / variance_x)  # eq. 42
+    return Sim3(scale, R, mean_y - scale * R @ mean_x)  # eq. 41

@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import time
+from dataclasses import dataclass
 
 from vggt_ros.core.alignment import align
-from vggt_ros.core.config import Config
+from vggt_ros.core.config import Config, settings
+from vggt_ros.core.errors import ConfigError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.keyframe import KeyframeGate
 from vggt_ros.core.predictor import Predictor
-from vggt_ros.core.submap import Map, Submap, Update
+from vggt_ros.core.submap import Map, SeamStatus, StageTimes, Submap, Update
 from vggt_ros.core.window import Window, WindowBuffer
 
 log = logging.getLogger(__name__)
 
+TIME_JUMP_NS = 1_000_000_000  # further back than this is another run of the clock, not a late message
+
+
+@dataclass
+class Statistics:
+    """What happened so far; only counts up.
+
+    Args:
+        frames: handed in.
+        keyframes: of those, kept.
+        windows: predicted and placed.
+        duplicates: skipped, their stamp had just been seen.
+        out_of_order: dropped, their stamp was older than one seen.
+        restarts: windows started anew after a gap or a change of size or frame_id; the map goes on.
+        resets: new maps, after a jump back in time or on request.
+        held, degenerate: windows whose place the points could not tell (SeamStatus).
+        failures: windows lost because the network failed.
+    """
+
+    frames: int = 0
+    keyframes: int = 0
+    windows: int = 0
+    duplicates: int = 0
+    out_of_order: int = 0
+    restarts: int = 0
+    resets: int = 0
+    held: int = 0
+    degenerate: int = 0
+    failures: int = 0
+
 
 class Pipeline:
-    """Camera frames in, map updates out. The node and the bag reader both drive this class."""
+    """Camera frames in, map updates out. The node and the bag reader both drive this class.
+
+    The same frames give the same updates, live or offline.
+    """
 
     def __init__(self, config: Config, predictor: Predictor) -> None:
         self.config = config
@@ -24,17 +61,108 @@ class Pipeline:
         self.windows = WindowBuffer(config.window)
         self.predictor = predictor
         self.map = Map(config)
+        self.statistics = Statistics()
+        self._last: Frame | None = None
 
     def add_frame(self, frame: Frame) -> Update | None:
         """Take the next frame; return an update when it completes a window, or ends one by a break in the stream."""
+        self.statistics.frames += 1
+        if not self._is_in_time(frame):
+            return None
+        ended = self._end_window_at_break(frame)
+        self._last = frame
+        if not self.keyframes.accept(frame):
+            return ended
+        self.statistics.keyframes += 1
+        window = self.windows.add(frame)
+        return self._process(window) if window is not None else ended
 
     def flush(self) -> Update | None:
         """Process the frames still waiting for a full window: the end of a recording, or a pause."""
+        window = self.windows.flush()
+        return self._process(window) if window is not None else None
 
     def reset(self) -> None:
-        """Start anew: nothing before is remembered."""
+        """Start a new map: nothing before is remembered but the counts."""
+        self.statistics.resets += 1
+        self.keyframes.reset()
+        self.windows.reset()
+        self.predictor.reset()
+        self.map.reset()
+        self._last = None
+
+    def reconfigure(self, config: Config) -> None:
+        """Change settings that are dynamic while running; ConfigError names another one."""
+        _refuse_static_changes(self.config, config)
+        self.keyframes.config = config.keyframe
+        self.map.reconfigure(config)
+        self.config = config
+
+    def _is_in_time(self, frame: Frame) -> bool:
+        """Whether the stamp follows the last one; a jump back by over a second may reset the map."""
+        if self._last is None or frame.stamp_ns > self._last.stamp_ns:
+            return True
+        back_ns = self._last.stamp_ns - frame.stamp_ns
+        if back_ns > TIME_JUMP_NS and self.config.stream.on_time_jump == 'reset':
+            # frames still waiting are dropped: to whoever listens, their stamps now lie in the future
+            log.warning('stamps went back by %.3f s: starting a new map', back_ns / 1e9)
+            self.reset()
+            return True
+        if back_ns == 0:
+            self.statistics.duplicates += 1
+        else:
+            self.statistics.out_of_order += 1
+        return False
+
+    def _end_window_at_break(self, frame: Frame) -> Update | None:
+        """At a gap or another camera: the update of the frames waiting, and a window that shares nothing."""
+        reason = self._break_before(frame)
+        if reason is None:
+            return None
+        log.warning('%s: starting a new window that shares no frames with the last', reason)
+        self.statistics.restarts += 1
+        update = self.flush()
+        self.windows.reset()
+        self.keyframes.reset()
+        return update
+
+    def _break_before(self, frame: Frame) -> str | None:
+        last, max_gap_s = self._last, self.config.stream.max_frame_gap_s
+        if last is None:
+            return None
+        if frame.size != last.size:
+            return f'image size changed from {last.size[1]}x{last.size[0]} to {frame.size[1]}x{frame.size[0]}'
+        if frame.frame_id != last.frame_id:
+            return f'frame_id changed from {last.frame_id!r} to {frame.frame_id!r}'
+        gap_s = (frame.stamp_ns - last.stamp_ns) / 1e9
+        return f'no frame for {gap_s:.3f} s' if 0 < max_gap_s < gap_s else None
 
     def _process(self, window: Window) -> Update:
-        prediction = self.predictor.predict(window)
-        placement = align(prediction, self.map.latest, self.config.alignment)
-        return self.map.insert(Submap(prediction, placement, window.shared))
+        start = time.perf_counter()
+        try:
+            prediction = self.predictor.predict(window)
+        except Exception:
+            self.statistics.failures += 1
+            self.windows.reset()  # its frames are in no submap: the next window cannot lean on them
+            raise
+        predicted = time.perf_counter()
+        placement = align(prediction, self.map.latest, self.config.alignment, self.map.map_from_first_window)
+        aligned = time.perf_counter()
+        update = self.map.insert(Submap(prediction, placement, window.shared))
+        times = StageTimes(
+            prepare_s=prediction.prepare_s,
+            network_s=predicted - start - prediction.prepare_s,
+            align_s=aligned - predicted,
+            map_s=time.perf_counter() - aligned,
+        )
+        self.statistics.windows += 1
+        self.statistics.held += placement.seam.status is SeamStatus.HELD
+        self.statistics.degenerate += placement.seam.status is SeamStatus.DEGENERATE
+        return dataclasses.replace(update, times=times)
+
+
+def _refuse_static_changes(old: Config, new: Config) -> None:
+    before, after = old.values(), new.values()
+    changed = [one.name for one in settings() if not one.dynamic and before[one.name] != after[one.name]]
+    if changed:
+        raise ConfigError(f'{", ".join(changed)} cannot change while running; restart to change it')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,18 +13,21 @@ from vggt_ros.core.geometry import invert_rigid
 class Prediction:
     """Depth and cameras of the S frames of a window, on the network's pixel grid [h, w].
 
-    The window's frame is the optical frame of its first keyframe: cam_from_window[0] is the identity.
+    The window's frame is the optical frame of its first keyframe: cam_from_window[0] is the identity, or NaN where the
+    network failed on that frame (then no pose of this window is known).
     Its length unit is the network's own and differs from window to window.
 
     Args:
         stamps_ns: S stamps, those of the frames.
         frame_ids: S names of optical frames.
         image: [S, h, w, 3] uint8 RGB, the frames on the network's grid.
-        cam_from_window: [S, 4, 4] float64, rigid.
+        cam_from_window: [S, 4, 4] float64, rigid; NaN where the network gave none.
         K: [S, 3, 3] float64 intrinsics to unproject depth with, in pixels of the network's grid.
         K_network: [S, 3, 3] float64 intrinsics as the network saw them; equal to K where no calibration is used.
         depth: [S, h, w] float32 along the optical axis, window units; NaN where unknown or not decoded.
         confidence: [S, h, w] float32, at least 1; NaN where not decoded.
+        grid_from_source: [3, 3] pixel (u, v, 1) of a source image -> grid, so K = grid_from_source @ K_source.
+        prepare_s, network_s: seconds spent before and in the network.
     """
 
     stamps_ns: tuple[int, ...]
@@ -35,6 +38,14 @@ class Prediction:
     K_network: np.ndarray
     depth: np.ndarray
     confidence: np.ndarray
+    grid_from_source: np.ndarray = field(default_factory=lambda: np.eye(3))
+    prepare_s: float = 0.0
+    network_s: float = 0.0
+
+    @property
+    def is_posed(self) -> np.ndarray:
+        """[S] whether the frame has a pose."""
+        return np.isfinite(self.cam_from_window).all(axis=(1, 2))
 
     @property
     def window_from_cam(self) -> np.ndarray:

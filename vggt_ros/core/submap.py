@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
-from enum import Enum
 
 import numpy as np
 
-from vggt_ros.core.geometry import Sim3
+from vggt_ros.core.config import CloudConfig, Config
+from vggt_ros.core.covariance import LOST, START, move_covariance, seam_covariance, step_covariance
+from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, unproject_depth
+from vggt_ros.core.placement import Placement, Seam, SeamStatus
 from vggt_ros.core.prediction import Prediction
+from vggt_ros.core.voxels import VoxelMap
 
+__all__ = ['Map', 'PlacedFrame', 'Placement', 'Seam', 'SeamStatus', 'StageTimes', 'Submap', 'Update', 'validity']
 
-class SeamStatus(Enum):
-    """How a window came to its place in the map."""
-
-    FIRST = 'first'  # it defines the map
-    ALIGNED = 'aligned'  # by dense points and rotations of the shared frames
-    DEGENERATE = 'degenerate'  # points could not tell; by the shared cameras' poses and the ratio of depths
-    HELD = 'held'  # nothing shared, or nothing that could be trusted: at the last pose and scale known
-
-
-@dataclass(frozen=True, eq=False)
-class Seam:
-    """How well a window fits the one before.
-
-    Args:
-        status: how it was placed.
-        shared_frames: frames compared.
-        inlier_ratio: share of dense correspondences that agree, 0 to 1; NaN where none were compared.
-        residual: weighted rms distance of those that agree, map units; NaN likewise.
-        scale_ratio: scale of this window over that of the one before; NaN likewise.
-        rotation_deg: spread of the shared cameras' rotations after placement, degrees; NaN likewise.
-    """
-
-    status: SeamStatus
-    shared_frames: int = 0
-    inlier_ratio: float = float('nan')
-    residual: float = float('nan')
-    scale_ratio: float = float('nan')
-    rotation_deg: float = float('nan')
-
-
-@dataclass(frozen=True, eq=False)
-class Placement:
-    """Where a window stands in the map, and how well that is known."""
-
-    map_from_window: Sim3
-    seam: Seam
+PERCENTILE_STRIDE = 4  # every 4th row and column of the confidences: 1 part in 500 off, a tenth of the time
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +74,8 @@ class Update:
 
     Args:
         frames: the new frames, oldest first; each stamp appears in one update only.
-        window_stamps_ns, map_from_window_cams: all S frames of the window, shared ones re-estimated: stamps and [S, 4, 4].
+        window_stamps_ns, map_from_window_cams: stamps and poses [S, 4, 4] of all S frames of the window,
+            shared ones re-estimated.
         map_from_window, seam: the window's place and how well it fits.
         index: number of the window, from 0.
         metric: whether map units are metres.
@@ -119,3 +90,165 @@ class Update:
     index: int
     metric: bool
     times: StageTimes = field(default_factory=StageTimes)
+
+
+class Map:
+    """The submaps so far, the path through them, and a cloud of their points, all of bounded size."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._map_from_first_camera = BODY_FROM_OPTICAL
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything; the next window starts a new map at map_from_first_camera."""
+        self.submaps: deque[Submap] = deque(maxlen=self.config.map.map_max_submaps)
+        self.path: deque[tuple[int, np.ndarray]] = deque(maxlen=self.config.map.path_max_size)  # stamp, map_from_cam
+        self.latest: Submap | None = None  # the last with a pose: what the next window is placed on
+        self._voxels = VoxelMap(self.config.cloud.voxel_size, self.config.map.map_max_points)
+        self._windows = 0
+        self._map_from_cam: np.ndarray | None = None  # of the newest frame with a pose
+        self._covariance = START
+
+    @property
+    def map_from_first_camera(self) -> np.ndarray:
+        """[4, 4] rigid pose, in map units, at which a map's first camera stands.
+
+        By default the axes of a robot's body (REP 103: x forward, z up) with the origin in the camera. A node that
+        knows where its camera is mounted sets base_from_camera here, so that the map starts at the robot's base.
+        """
+        return self._map_from_first_camera
+
+    @map_from_first_camera.setter
+    def map_from_first_camera(self, map_from_camera: np.ndarray) -> None:
+        if self._windows:
+            raise RuntimeError('map_from_first_camera must be set before the first window; reset the map to move it')
+        self._map_from_first_camera = np.array(map_from_camera, dtype=np.float64)
+
+    @property
+    def map_from_first_window(self) -> Sim3:
+        """The place of the first window: map_from_first_camera, with the scale that is configured."""
+        return Sim3.from_rigid(self._map_from_first_camera, self.config.scale.factor)
+
+    def insert(self, submap: Submap) -> Update:
+        """Add a placed window: its new frames to the path, their points to the cloud.
+
+        Where the network gave no pose, a frame stays at the last one known, with the covariance of a lost camera; its
+        depth is unknown.
+        """
+        prediction, seam = submap.prediction, submap.placement.seam
+        map_from_cams = self._map_from_cams(submap)
+        covariances = self._covariances(submap, map_from_cams)
+        is_valid = validity(prediction, submap.placement.map_from_window.scale, self.config.cloud)
+        frames = tuple(
+            self._place(submap, i, map_from_cams[i], covariances[i - submap.shared], is_valid[i])
+            for i in range(submap.shared, len(prediction.stamps_ns))
+        )
+        for frame in frames:
+            self.path.append((frame.stamp_ns, frame.map_from_cam))
+            self._voxels.insert(*self._points(frame))
+        update = Update(
+            frames=frames,
+            window_stamps_ns=prediction.stamps_ns,
+            map_from_window_cams=map_from_cams,
+            map_from_window=submap.placement.map_from_window,
+            seam=seam,
+            index=self._windows,
+            metric=self.config.scale.scale_source != 'none',
+        )
+        self._windows += 1
+        self.submaps.append(submap)
+        if prediction.is_posed.any():
+            self.latest = submap
+        return update
+
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """The cloud so far, one point a voxel, the oldest first: [N, 3] float32 in the map and [N, 3] uint8 RGB."""
+        return self._voxels.points()
+
+    def reconfigure(self, config: Config) -> None:
+        """Take settings that may change while running; a new voxel size thins what is there."""
+        voxel_size, self.config = self.config.cloud.voxel_size, config
+        if config.cloud.voxel_size != voxel_size:
+            xyz, rgb = self.points()
+            self._voxels = VoxelMap(config.cloud.voxel_size, config.map.map_max_points)
+            self._voxels.insert(xyz, rgb)
+
+    def _map_from_cams(self, submap: Submap) -> np.ndarray:
+        """[S, 4, 4] poses of the window's cameras in the map, always finite."""
+        map_from_cams = submap.placement.map_from_window.transform_pose(submap.prediction.window_from_cam)
+        known = self._map_from_cam if self._map_from_cam is not None else self._map_from_first_camera
+        for i, is_posed in enumerate(submap.prediction.is_posed):
+            if is_posed:
+                known = map_from_cams[i]
+            else:
+                map_from_cams[i] = known
+        return map_from_cams
+
+    def _covariances(self, submap: Submap, map_from_cams: np.ndarray) -> list[np.ndarray]:
+        """Of each new frame, grown from the last: by the seam once, by every step; LOST where there is no pose."""
+        seam = seam_covariance(submap.placement, submap.prediction)
+        covariances = []
+        for i in range(submap.shared, len(map_from_cams)):
+            if not submap.prediction.is_posed[i]:
+                covariances.append(LOST)
+                continue
+            last = map_from_cams[i] if self._map_from_cam is None else self._map_from_cam
+            step = map_from_cams[i, :3, 3] - last[:3, 3]
+            self._covariance = move_covariance(self._covariance, step) + step_covariance(step) + seam
+            self._map_from_cam, seam = map_from_cams[i], np.zeros((6, 6))
+            covariances.append(self._covariance)
+        return covariances
+
+    def _place(
+        self, submap: Submap, i: int, map_from_cam: np.ndarray, covariance: np.ndarray, is_valid: np.ndarray
+    ) -> PlacedFrame:
+        prediction, scale = submap.prediction, np.float32(submap.placement.map_from_window.scale)
+        return PlacedFrame(
+            stamp_ns=prediction.stamps_ns[i],
+            frame_id=prediction.frame_ids[i],
+            image=prediction.image[i],
+            depth=np.where(is_valid, prediction.depth[i] * scale, np.float32('nan')),
+            confidence=prediction.confidence[i],
+            K=prediction.K[i],
+            map_from_cam=map_from_cam,
+            covariance=covariance,
+        )
+
+    def _points(self, frame: PlacedFrame) -> tuple[np.ndarray, np.ndarray]:
+        """[N, 3] points in the map and [N, 3] colours: every cloud_stride-th pixel, or fewer where voxels are big."""
+        step = max(self.config.cloud.cloud_stride, _step_within_voxel(frame, self.config.cloud.voxel_size))
+        K = frame.K.copy()
+        K[:2] /= step
+        depth = frame.depth[::step, ::step]
+        known = np.isfinite(depth)
+        points = unproject_depth(depth, K)[known].astype(np.float64)
+        return points @ frame.map_from_cam[:3, :3].T + frame.map_from_cam[:3, 3], frame.image[::step, ::step][known]
+
+
+def validity(prediction: Prediction, scale: float, config: CloudConfig) -> np.ndarray:
+    """[S, h, w] whether a depth is to be trusted: by confidence, by range in map units, and known at all.
+
+    Args:
+        prediction: a window.
+        scale: map units per window unit.
+        config: thresholds; the percentile is over the decoded pixels of this window.
+    """
+    confidence, depth = prediction.confidence, prediction.depth
+    sampled = confidence[:, ::PERCENTILE_STRIDE, ::PERCENTILE_STRIDE]
+    sampled = sampled[np.isfinite(sampled)]
+    least = np.percentile(sampled, config.confidence_percentile) if sampled.size else 0.0
+    farthest = config.max_depth if config.max_depth > 0 else np.inf
+    with np.errstate(invalid='ignore'):  # NaN compares false: unknown stays unknown
+        is_confident = confidence >= max(least, config.confidence_threshold)
+        return is_confident & (depth > 0) & (depth * scale >= config.min_depth) & (depth * scale < farthest)
+
+
+def _step_within_voxel(frame: PlacedFrame, voxel_size: float) -> int:
+    """Pixels per voxel edge at the far side of the frame: a coarser step would leave voxels empty."""
+    sampled = frame.depth[::8, ::8]
+    sampled = sampled[np.isfinite(sampled)]
+    if sampled.size == 0:
+        return 1
+    far = float(np.percentile(sampled, 90))
+    return max(1, int(voxel_size * min(frame.K[0, 0], frame.K[1, 1]) / far))

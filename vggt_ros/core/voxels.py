@@ -1,0 +1,84 @@
+"""VoxelMap: one coloured point a voxel, bounded, the oldest out first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+BITS = 21  # of a voxel index on each axis: 42 km across at 2 cm
+HASH = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio; Source: Knuth, TAOCP vol. 3, sec. 6.4
+
+
+class VoxelMap:
+    """A cloud in which the first point seen stands for its voxel.
+
+    Voxels are numbered 1, 2, 3 ... as they come and live in a ring, so the oldest are overwritten. A hash table chains
+    them newest first; numbers along a chain fall, so a chain simply ends at the first number that the ring has lost.
+    Nothing is ever deleted or rebuilt: a window costs what its own points cost, however large the map is.
+
+    Args:
+        voxel_size: edge of a voxel.
+        max_points: voxels kept.
+    """
+
+    def __init__(self, voxel_size: float, max_points: int) -> None:
+        self.voxel_size, self.max_points = voxel_size, max_points
+        self._count = 0
+        buckets = 1 << max(4, (max_points - 1).bit_length())
+        self._shift = np.uint64(64 - buckets.bit_length() + 1)
+        # zeros are given by the operating system page by page as they are touched: a small map stays small
+        self._newest = np.zeros(buckets, dtype=np.int64)
+        self._older = np.zeros(max_points, dtype=np.int64)
+        self._key = np.zeros(max_points, dtype=np.int64)
+        self._xyz = np.zeros((max_points, 3), dtype=np.float32)
+        self._rgb = np.zeros((max_points, 3), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return min(self._count, self.max_points)
+
+    def insert(self, xyz: np.ndarray, rgb: np.ndarray) -> None:
+        """Add [N, 3] finite points with [N, 3] uint8 colours; those in a voxel that is known change nothing."""
+        index = np.floor(xyz / self.voxel_size)
+        inside = (np.abs(index) < 1 << (BITS - 1)).all(axis=1)
+        index = index[inside].astype(np.int64) + (1 << (BITS - 1))
+        key, first = np.unique((index[:, 0] << 2 * BITS) | (index[:, 1] << BITS) | index[:, 2], return_index=True)
+        is_new = ~self._holds(key)
+        order = np.argsort(first[is_new])[-self.max_points :]  # numbered as they came
+        first, key = first[is_new][order], key[is_new][order]
+        self._append(key, xyz[inside][first], rgb[inside][first])
+
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Copies, the oldest first: [N, 3] float32 and [N, 3] uint8."""
+        slots = (np.arange(self._count - len(self), self._count)) % self.max_points
+        return self._xyz[slots], self._rgb[slots]
+
+    def _bucket(self, key: np.ndarray) -> np.ndarray:
+        return ((key.astype(np.uint64) * HASH) >> self._shift).astype(np.int64)
+
+    def _holds(self, key: np.ndarray) -> np.ndarray:
+        """[N] whether a voxel with this key is in the ring."""
+        held = np.zeros(len(key), dtype=bool)
+        number = self._newest[self._bucket(key)]
+        waiting = np.arange(len(key))
+        while True:
+            alive = number > self._count - len(self)
+            number, waiting = number[alive], waiting[alive]
+            if len(waiting) == 0:
+                return held
+            slot = (number - 1) % self.max_points
+            equal = self._key[slot] == key[waiting]
+            held[waiting[equal]] = True
+            number, waiting = self._older[slot[~equal]], waiting[~equal]
+
+    def _append(self, key: np.ndarray, xyz: np.ndarray, rgb: np.ndarray) -> None:
+        number = self._count + 1 + np.arange(len(key))
+        slot = (number - 1) % self.max_points
+        self._key[slot], self._xyz[slot], self._rgb[slot] = key, xyz, rgb
+        bucket = self._bucket(key)
+        order = np.argsort(bucket, kind='stable')  # voxels of one bucket side by side, numbers rising
+        bucket, number, slot = bucket[order], number[order], slot[order]
+        follows = np.zeros(len(key), dtype=bool)
+        follows[1:] = bucket[1:] == bucket[:-1]
+        self._older[slot] = np.where(follows, np.roll(number, 1), self._newest[bucket])
+        is_last = ~np.roll(follows, -1)
+        self._newest[bucket[is_last]] = number[is_last]
+        self._count += len(key)
