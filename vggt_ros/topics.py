@@ -1,0 +1,68 @@
+"""What we publish, once: the node's publishers, the bag writer's channels and the README's table come from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NODE_NAME = '/vggt'
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One output.
+
+    Args:
+        name: as the node declares it: '~/...' lies under the node's own name, '/...' is absolute.
+        type: ROS 2 name of the message type.
+        depth: messages kept for a subscriber that is slower than we are.
+        latched: whether a subscriber that comes late still gets the last message (transient local durability).
+        lazy: whether the message is made only while somebody listens; what is not lazy is small.
+        help: what it holds, in one sentence.
+
+    All are offered reliable: a best-effort offer is invisible to RViz and to depth_image_proc, which ask for reliable,
+    while a reliable offer suits both kinds of subscriber.
+    Source: ros-perception/image_pipeline, depth_image_proc/src/point_cloud_xyzrgb.cpp; issue image_pipeline#1102.
+    """
+
+    name: str
+    type: str
+    help: str
+    depth: int = 5
+    latched: bool = False
+    lazy: bool = False
+
+
+_TF, _IMAGE, _INFO, _CLOUD = (
+    'tf2_msgs/msg/TFMessage',
+    'sensor_msgs/msg/Image',
+    'sensor_msgs/msg/CameraInfo',
+    'sensor_msgs/msg/PointCloud2',
+)
+_POSE_WITH_COVARIANCE = 'geometry_msgs/msg/PoseWithCovarianceStamped'
+
+TOPICS = (
+    Topic('/tf', _TF, 'odometry frame -> robot frame, before all else of the same stamp', depth=100),
+    Topic('/tf_static', _TF, 'robot frame -> optical frame, with standalone only', depth=1, latched=True),
+    Topic('~/odom', 'nav_msgs/msg/Odometry', 'pose of the robot in the odometry frame, twist in its own', depth=10),
+    Topic('~/pose', _POSE_WITH_COVARIANCE, 'pose of the robot in the world frame', depth=10),
+    Topic('~/camera_pose', 'geometry_msgs/msg/PoseStamped', 'pose of the optical frame in the world frame', depth=10),
+    Topic('~/depth/image_rect', _IMAGE, '32FC1 depth along the optical axis, NaN where unknown', lazy=True),
+    Topic('~/depth/camera_info', _INFO, 'intrinsics of the depth image'),
+    Topic('~/rgb/image_rect_color', _IMAGE, 'rgb8 image on the grid of the depth image', lazy=True),
+    Topic('~/rgb/camera_info', _INFO, 'the same intrinsics, for the colour image'),
+    Topic('~/confidence', _IMAGE, '32FC1 confidence of the network, raw, at least 1', lazy=True),
+    Topic('~/depth/image_color', _IMAGE, 'rgb8 picture of the depth: near red, far blue, unknown black', lazy=True),
+    Topic('~/points', _CLOUD, 'organised coloured cloud in the optical frame', lazy=True),
+    Topic('~/points_filtered', _CLOUD, 'its known points, one a voxel, for nav2, STVL and octomap', lazy=True),
+    Topic('~/world_points', _CLOUD, 'new points of a window in the world frame', lazy=True),
+    Topic('~/window_poses', 'geometry_msgs/msg/PoseArray', 'all cameras of the window as estimated now, world frame'),
+    Topic('~/path', 'nav_msgs/msg/Path', 'the way so far, in the world frame'),
+    Topic('~/map_points', _CLOUD, 'the voxel map so far, in the world frame', depth=1, latched=True),
+)
+
+TOPIC = {topic.name: topic for topic in TOPICS}
+
+
+def resolve(name: str, node_name: str = NODE_NAME) -> str:
+    """The absolute name of a topic of the table: '~/odom' -> '/vggt/odom'."""
+    return node_name + name[1:] if name.startswith('~') else name
