@@ -1,0 +1,363 @@
+"""Update -> the messages we publish, live and offline alike: TF, Odometry, poses, Image, CameraInfo, PointCloud2."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from vggt_ros.clouds import coloured_points, first_in_voxel, known_points, organised_cloud, transform_cloud
+from vggt_ros.core.config import Config
+from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid
+from vggt_ros.core.submap import PlacedFrame, SeamStatus, Update
+from vggt_ros.messages import MessageTypes
+
+log = logging.getLogger(__name__)
+
+# Variance that says "not known". rtabmap takes it in pose and twist both as lost, and starts a new map.
+# Source: introlab/rtabmap_ros, rtabmap_slam/src/CoreWrapper.cpp.
+UNKNOWN_VARIANCE = 9999.0
+_CLOUDS = ('~/points', '~/points_filtered', '~/world_points')
+_FLOAT32 = 7  # sensor_msgs/PointField.FLOAT32
+
+
+class Output(NamedTuple):
+    """One message to publish: the topic's name in topics.TOPICS, its stamp and itself."""
+
+    topic: str
+    stamp_ns: int
+    message: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _BasePose:
+    stamp_ns: int
+    world_from_base: np.ndarray
+    covariance: np.ndarray
+
+
+class Encoder:
+    """What an Update is worth to subscribers, in the order of publishing.
+
+    Deterministic: messages follow from the updates alone. The map is throttled by stamps, never by the clock on the
+    wall, so a recording gives offline what it gave live.
+
+    Args:
+        config: all settings; frames, camera, stream, cloud and map are read here.
+        messages: message classes, of rclpy or of a bag.
+        map_points: gives the map so far as [N, 3] float32 points and [N, 3] uint8 RGB; None publishes no map.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        messages: MessageTypes,
+        map_points: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
+    ) -> None:
+        self.config = config
+        self.make = MessageMaker(messages)
+        self._map_points = map_points
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew, as after Pipeline.reset: no path, no velocity, intrinsics open."""
+        self._path: deque[Any] = deque(maxlen=self.config.map.path_max_size)
+        self._previous: _BasePose | None = None
+        self._map_stamp_ns: int | None = None
+        self._last_stamp_ns = 0
+        self._K: dict[str, tuple[tuple[int, ...], np.ndarray]] = {}
+
+    def encode(
+        self, update: Update, base_from_cam: np.ndarray | None, wanted: Collection[str] | None = None
+    ) -> list[Output]:
+        """All messages of an update.
+
+        Args:
+            update: what a window added.
+            base_from_cam: [4, 4] pose of the optical frame in the robot's frame, metres; None where it is not known:
+                then nothing about the robot's frame is published, and the path is that of the camera.
+            wanted: names of topics to make messages for; None makes all.
+
+        Returns:
+            Per new frame, oldest first: TF, odometry, poses, images, clouds; then what belongs to the window.
+        """
+        if not update.frames:
+            return []
+        if update.frames[0].stamp_ns <= self._last_stamp_ns:  # the recording began again
+            self.reset()
+        frames = update.frames if self.config.stream.publish_frames == 'new' else update.frames[-1:]
+        outputs: list[Output] = []
+        world_clouds: list[np.ndarray] = []
+        for frame in frames:
+            stamp = frame.stamp_ns
+            cloud = self._cloud(frame, wanted)
+            for topic, message in (
+                *self._poses(frame, base_from_cam, update.seam.status is SeamStatus.HELD),
+                *self._images(frame, wanted),
+                *self._clouds(frame, cloud, wanted),
+            ):
+                if wanted is None or topic in wanted:
+                    outputs.append(Output(topic, stamp, message))
+            if cloud is not None and _is_wanted('~/world_points', wanted):
+                points = known_points(cloud, self.config.cloud.cloud_stride)
+                world_clouds.append(transform_cloud(frame.map_from_cam, points))
+        stamp = self._last_stamp_ns = frames[-1].stamp_ns
+        for topic, message in self._window(update, stamp, world_clouds, wanted):
+            if wanted is None or topic in wanted:
+                outputs.append(Output(topic, stamp, message))
+        return outputs
+
+    def _cloud(self, frame: PlacedFrame, wanted: Collection[str] | None) -> np.ndarray | None:
+        if not any(_is_wanted(topic, wanted) for topic in _CLOUDS):
+            return None
+        return organised_cloud(frame.depth, frame.image, self._intrinsics(frame))
+
+    def _intrinsics(self, frame: PlacedFrame) -> np.ndarray:
+        """Intrinsics stay the same for a frame_id, and depth is lifted with what is published.
+
+        nvblox aborts when they change: nvblox_ros/src/lib/camera_cache.cpp, isaac_ros_nvblox#148.
+        """
+        size, known = self._K.get(frame.frame_id, (None, None))
+        if known is not None and size == frame.depth.shape:
+            same = np.allclose(known, frame.K, rtol=1e-6, atol=1e-6)
+            if same or self.config.camera.intrinsics_mode == 'per_window':
+                return known
+        if known is not None:
+            log.warning('intrinsics or size of %s changed; nvblox, for one, stops at that', frame.frame_id)
+        self._K[frame.frame_id] = (frame.depth.shape, frame.K)
+        return frame.K
+
+    def _poses(self, frame: PlacedFrame, base_from_cam: np.ndarray | None, lost: bool) -> Iterator[tuple[str, Any]]:
+        frames, make, stamp = self.config.frames, self.make, frame.stamp_ns
+        world_from_path = frame.map_from_cam
+        if base_from_cam is not None:
+            base = _base_pose(frame, base_from_cam, lost)
+            world_from_path = base.world_from_base
+            if frames.publish_odom_to_base_tf:
+                transforms = [make.transform(stamp, frames.odom_frame, frames.base_frame, base.world_from_base)]
+                if frames.publish_map_to_odom_tf:  # with our own odometry the map does not move against it
+                    transforms.insert(0, make.transform(stamp, frames.map_frame, frames.odom_frame, np.eye(4)))
+                yield '/tf', make.tf(transforms)
+            twist = _twist(self._previous, base, lost)
+            yield '~/odom', make.odometry(frames.odom_frame, frames.base_frame, base, *twist)
+            yield '~/pose', make.pose_with_covariance(stamp, frames.world_frame, base.world_from_base, base.covariance)
+            self._previous = base
+        camera_pose = make.pose_stamped(stamp, frames.world_frame, frame.map_from_cam)
+        yield '~/camera_pose', camera_pose
+        on_path = base_from_cam is not None
+        self._path.append(make.pose_stamped(stamp, frames.world_frame, world_from_path) if on_path else camera_pose)
+
+    def _images(self, frame: PlacedFrame, wanted: Collection[str] | None) -> Iterator[tuple[str, Any]]:
+        make, stamp, frame_id = self.make, frame.stamp_ns, frame.frame_id
+        info = make.camera_info(stamp, frame_id, frame.depth.shape, self._intrinsics(frame))
+        if _is_wanted('~/depth/image_rect', wanted):
+            yield '~/depth/image_rect', make.image(stamp, frame_id, '32FC1', frame.depth.astype(np.float32, copy=False))
+        yield '~/depth/camera_info', info
+        if _is_wanted('~/rgb/image_rect_color', wanted):
+            yield '~/rgb/image_rect_color', make.image(stamp, frame_id, 'rgb8', frame.image)
+        yield '~/rgb/camera_info', info
+        if _is_wanted('~/confidence', wanted):
+            yield '~/confidence', make.image(stamp, frame_id, '32FC1', frame.confidence.astype(np.float32, copy=False))
+        if _is_wanted('~/depth/image_color', wanted):
+            yield '~/depth/image_color', make.image(stamp, frame_id, 'rgb8', colour_depth(frame.depth))
+
+    def _clouds(
+        self, frame: PlacedFrame, cloud: np.ndarray | None, wanted: Collection[str] | None
+    ) -> Iterator[tuple[str, Any]]:
+        if cloud is None:
+            return
+        if _is_wanted('~/points', wanted):
+            yield '~/points', self.make.cloud(frame.stamp_ns, frame.frame_id, cloud, is_dense=False)
+        if _is_wanted('~/points_filtered', wanted):
+            points = known_points(cloud, self.config.cloud.cloud_stride)
+            points = points[first_in_voxel(points, self.config.cloud.voxel_size)]
+            yield '~/points_filtered', self.make.cloud(frame.stamp_ns, frame.frame_id, points, is_dense=True)
+
+    def _window(
+        self, update: Update, stamp: int, world_clouds: list[np.ndarray], wanted: Collection[str] | None
+    ) -> Iterator[tuple[str, Any]]:
+        world, make = self.config.frames.world_frame, self.make
+        if world_clouds:
+            yield '~/world_points', make.cloud(stamp, world, np.concatenate(world_clouds), is_dense=True)
+        yield '~/window_poses', make.pose_array(stamp, world, update.map_from_window_cams)
+        if _is_wanted('~/path', wanted):
+            yield '~/path', make.path(stamp, world, list(self._path))
+        if self._map_points is not None and self._map_is_due(stamp) and _is_wanted('~/map_points', wanted):
+            self._map_stamp_ns = stamp
+            yield '~/map_points', make.cloud(stamp, world, coloured_points(*self._map_points()), is_dense=True)
+
+    def _map_is_due(self, stamp: int) -> bool:
+        period_ns = round(self.config.map.map_publish_period * 1e9)
+        return self._map_stamp_ns is None or stamp - self._map_stamp_ns >= period_ns
+
+
+class MessageMaker:
+    """Arrays -> messages of one kind of message classes (rclpy's or a bag's)."""
+
+    def __init__(self, messages: MessageTypes) -> None:
+        self._bytes, self._doubles = messages.bytes_field, messages.doubles_field
+        self._time = messages['builtin_interfaces/msg/Time']
+        self._header = messages['std_msgs/msg/Header']
+        self._image = messages['sensor_msgs/msg/Image']
+        self._camera_info = messages['sensor_msgs/msg/CameraInfo']
+        self._roi = messages['sensor_msgs/msg/RegionOfInterest']
+        self._cloud = messages['sensor_msgs/msg/PointCloud2']
+        self._field = messages['sensor_msgs/msg/PointField']
+        self._point = messages['geometry_msgs/msg/Point']
+        self._vector = messages['geometry_msgs/msg/Vector3']
+        self._quaternion = messages['geometry_msgs/msg/Quaternion']
+        self._pose = messages['geometry_msgs/msg/Pose']
+        self._pose_stamped = messages['geometry_msgs/msg/PoseStamped']
+        self._pose_array = messages['geometry_msgs/msg/PoseArray']
+        self._pose_covariance = messages['geometry_msgs/msg/PoseWithCovariance']
+        self._pose_covariance_stamped = messages['geometry_msgs/msg/PoseWithCovarianceStamped']
+        self._twist = messages['geometry_msgs/msg/Twist']
+        self._twist_covariance = messages['geometry_msgs/msg/TwistWithCovariance']
+        self._transform = messages['geometry_msgs/msg/Transform']
+        self._transform_stamped = messages['geometry_msgs/msg/TransformStamped']
+        self._odometry = messages['nav_msgs/msg/Odometry']
+        self._path = messages['nav_msgs/msg/Path']
+        self._tf = messages['tf2_msgs/msg/TFMessage']
+
+    def header(self, stamp_ns: int, frame_id: str) -> Any:
+        seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+        return self._header(stamp=self._time(sec=seconds, nanosec=nanoseconds), frame_id=frame_id)
+
+    def image(self, stamp_ns: int, frame_id: str, encoding: str, pixels: np.ndarray) -> Any:
+        """[H, W] or [H, W, C] pixels -> Image without row padding."""
+        height, width = pixels.shape[:2]
+        return self._image(
+            header=self.header(stamp_ns, frame_id), height=height, width=width, encoding=encoding, is_bigendian=0,
+            step=pixels.nbytes // height, data=self._bytes(pixels),
+        )  # fmt: skip
+
+    def camera_info(self, stamp_ns: int, frame_id: str, size: tuple[int, ...], K: np.ndarray) -> Any:
+        """A pinhole without distortion: D 0, R identity, P = [K | 0], so readers of K and of P agree."""
+        height, width = size
+        K = np.ascontiguousarray(K, np.float64)
+        return self._camera_info(
+            header=self.header(stamp_ns, frame_id), height=height, width=width, distortion_model='plumb_bob',
+            d=self._doubles(np.zeros(5)), k=K.reshape(9), r=np.eye(3).reshape(9),
+            p=np.hstack([K, np.zeros((3, 1))]).reshape(12), binning_x=0, binning_y=0,
+            roi=self._roi(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
+        )  # fmt: skip
+
+    def cloud(self, stamp_ns: int, frame_id: str, points: np.ndarray, *, is_dense: bool) -> Any:
+        """[H, W, 4] or [N, 4] packed points -> PointCloud2; [N, 4] is unorganised, of height 1."""
+        height, width = points.shape[:2] if points.ndim == 3 else (1, len(points))
+        fields = [
+            self._field(name=name, offset=offset, datatype=_FLOAT32, count=1)
+            for name, offset in (('x', 0), ('y', 4), ('z', 8), ('rgb', 12))
+        ]
+        return self._cloud(
+            header=self.header(stamp_ns, frame_id), height=height, width=width, fields=fields, is_bigendian=False,
+            point_step=16, row_step=16 * width, data=self._bytes(points), is_dense=is_dense,
+        )  # fmt: skip
+
+    def pose(self, target_from_body: np.ndarray) -> Any:
+        x, y, z = target_from_body[:3, 3].tolist()
+        return self._pose(position=self._point(x=x, y=y, z=z), orientation=self._rotation(target_from_body))
+
+    def pose_stamped(self, stamp_ns: int, frame_id: str, target_from_body: np.ndarray) -> Any:
+        return self._pose_stamped(header=self.header(stamp_ns, frame_id), pose=self.pose(target_from_body))
+
+    def pose_with_covariance(self, stamp_ns: int, frame_id: str, pose: np.ndarray, covariance: np.ndarray) -> Any:
+        body = self._pose_covariance(pose=self.pose(pose), covariance=covariance.reshape(36))
+        return self._pose_covariance_stamped(header=self.header(stamp_ns, frame_id), pose=body)
+
+    def pose_array(self, stamp_ns: int, frame_id: str, poses: np.ndarray) -> Any:
+        return self._pose_array(header=self.header(stamp_ns, frame_id), poses=[self.pose(pose) for pose in poses])
+
+    def path(self, stamp_ns: int, frame_id: str, poses: list[Any]) -> Any:
+        return self._path(header=self.header(stamp_ns, frame_id), poses=poses)
+
+    def transform(self, stamp_ns: int, target: str, source: str, target_from_source: np.ndarray) -> Any:
+        """TransformStamped: the header names the target, child_frame_id the source."""
+        x, y, z = target_from_source[:3, 3].tolist()
+        return self._transform_stamped(
+            header=self.header(stamp_ns, target), child_frame_id=source,
+            transform=self._transform(
+                translation=self._vector(x=x, y=y, z=z), rotation=self._rotation(target_from_source)
+            ),
+        )  # fmt: skip
+
+    def tf(self, transforms: list[Any]) -> Any:
+        return self._tf(transforms=transforms)
+
+    def odometry(
+        self, odom: str, base: str, pose: _BasePose, velocity: np.ndarray, velocity_covariance: np.ndarray
+    ) -> Any:
+        """Odometry with velocity [6] (linear, angular) in the child frame, and both covariances [6, 6]."""
+        vx, vy, vz, wx, wy, wz = velocity.tolist()
+        twist = self._twist(linear=self._vector(x=vx, y=vy, z=vz), angular=self._vector(x=wx, y=wy, z=wz))
+        return self._odometry(
+            header=self.header(pose.stamp_ns, odom), child_frame_id=base,
+            pose=self._pose_covariance(pose=self.pose(pose.world_from_base), covariance=pose.covariance.reshape(36)),
+            twist=self._twist_covariance(twist=twist, covariance=velocity_covariance.reshape(36)),
+        )  # fmt: skip
+
+    def _rotation(self, target_from_body: np.ndarray) -> Any:
+        x, y, z, w = Rotation.from_matrix(target_from_body[:3, :3]).as_quat().tolist()
+        return self._quaternion(x=x, y=y, z=z, w=w)
+
+
+def standalone_tf_static(messages: MessageTypes, config: Config, stamp_ns: int, optical_frame: str) -> Any:
+    """TFMessage base -> optical frame for a camera without a robot: same place, axes after REP 103."""
+    make = MessageMaker(messages)
+    return make.tf([make.transform(stamp_ns, config.frames.base_frame, optical_frame, BODY_FROM_OPTICAL)])
+
+
+def colour_depth(depth: np.ndarray) -> np.ndarray:
+    """[H, W] depth -> [H, W, 3] uint8 RGB picture: near red, far blue, unknown black; scaled to its own range."""
+    inverse = 1 / np.maximum(depth, np.float32(1e-6))
+    sample = inverse[::4, ::4]
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        return np.zeros((*depth.shape, 3), np.uint8)
+    far, near = np.percentile(sample, (2, 98)).astype(np.float32)
+    level = np.nan_to_num((inverse - far) * (np.float32(255) / max(near - far, np.float32(1e-12))))
+    picture = cv2.applyColorMap(np.clip(level, 0, 255).astype(np.uint8), cv2.COLORMAP_TURBO)
+    picture[~np.isfinite(depth)] = 0
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def _is_wanted(topic: str, wanted: Collection[str] | None) -> bool:
+    return wanted is None or topic in wanted
+
+
+def _base_pose(frame: PlacedFrame, base_from_cam: np.ndarray, lost: bool) -> _BasePose:
+    """Pose of the robot's frame, and the camera's covariance moved there.
+
+    A rotation error of the camera by d moves the base, which stands at lever r from it, by d x r.
+    """
+    world_from_base = frame.map_from_cam @ invert_rigid(base_from_cam)
+    if lost:
+        return _BasePose(frame.stamp_ns, world_from_base, np.eye(6) * UNKNOWN_VARIANCE)
+    x, y, z = world_from_base[:3, 3] - frame.map_from_cam[:3, 3]
+    jacobian = np.eye(6)
+    jacobian[:3, 3:] = [[0, z, -y], [-z, 0, x], [y, -x, 0]]
+    return _BasePose(frame.stamp_ns, world_from_base, jacobian @ frame.covariance @ jacobian.T)
+
+
+def _twist(previous: _BasePose | None, now: _BasePose, lost: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Velocity [6] since the previous frame in the robot's own axes, and its covariance [6, 6], diagonal.
+
+    The variance is what the pose became less certain by, over the time, and at least (5 % of the speed)^2: the
+    difference of two poses says nothing of the motion between them.
+    """
+    if previous is None or lost:
+        return np.zeros(6), np.eye(6) * UNKNOWN_VARIANCE
+    seconds = (now.stamp_ns - previous.stamp_ns) * 1e-9
+    base_from_world = now.world_from_base[:3, :3].T
+    linear = base_from_world @ (now.world_from_base[:3, 3] - previous.world_from_base[:3, 3]) / seconds
+    turn = previous.world_from_base[:3, :3].T @ now.world_from_base[:3, :3]  # its axis is the same in both frames
+    angular = Rotation.from_matrix(turn).as_rotvec() / seconds
+    grown = np.abs(np.diag(now.covariance) - np.diag(previous.covariance)) / seconds**2
+    floor = np.repeat([0.05 * np.linalg.norm(linear), 0.05 * np.linalg.norm(angular)], 3) ** 2 + 1e-6
+    return np.concatenate([linear, angular]), np.diag(grown + floor)
