@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from vggt_ros.clouds import coloured_points, first_in_voxel, known_points, organised_cloud, transform_cloud
+from vggt_ros.clouds import Points, coloured_points, first_in_voxel, known_points, lift, organised_cloud
 from vggt_ros.core.config import Config
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid
 from vggt_ros.core.submap import PlacedFrame, SeamStatus, Update
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 UNKNOWN_VARIANCE = 9999.0
 _CLOUDS = ('~/points', '~/points_filtered', '~/world_points')
 _FLOAT32 = 7  # sensor_msgs/PointField.FLOAT32
+# 256 colours as RGB, the first black. Source: the Turbo map of Anton Mikhailov (Google AI, 2019), as OpenCV has it.
+_TURBO = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)[..., ::-1].copy()
+_TURBO[0] = 0
 
 
 class Output(NamedTuple):
@@ -92,31 +95,20 @@ class Encoder:
         if update.frames[0].stamp_ns <= self._last_stamp_ns:  # the recording began again
             self.reset()
         frames = update.frames if self.config.stream.publish_frames == 'new' else update.frames[-1:]
+        lost = update.seam.status is SeamStatus.HELD
         outputs: list[Output] = []
-        world_clouds: list[np.ndarray] = []
+        world_points: list[Points] = []
         for frame in frames:
-            stamp = frame.stamp_ns
-            cloud = self._cloud(frame, wanted)
-            for topic, message in (
-                *self._poses(frame, base_from_cam, update.seam.status is SeamStatus.HELD),
-                *self._images(frame, wanted),
-                *self._clouds(frame, cloud, wanted),
-            ):
-                if wanted is None or topic in wanted:
-                    outputs.append(Output(topic, stamp, message))
-            if cloud is not None and _is_wanted('~/world_points', wanted):
-                points = known_points(cloud, self.config.cloud.cloud_stride)
-                world_clouds.append(transform_cloud(frame.map_from_cam, points))
+            parts = (
+                self._poses(frame, base_from_cam, lost),
+                self._images(frame, wanted),
+                self._clouds(frame, world_points, wanted),
+            )
+            outputs += [Output(topic, frame.stamp_ns, message) for part in parts for topic, message in part]
         stamp = self._last_stamp_ns = frames[-1].stamp_ns
-        for topic, message in self._window(update, stamp, world_clouds, wanted):
-            if wanted is None or topic in wanted:
-                outputs.append(Output(topic, stamp, message))
-        return outputs
-
-    def _cloud(self, frame: PlacedFrame, wanted: Collection[str] | None) -> np.ndarray | None:
-        if not any(_is_wanted(topic, wanted) for topic in _CLOUDS):
-            return None
-        return organised_cloud(frame.depth, frame.image, self._intrinsics(frame))
+        of_window = self._window(update, stamp, world_points, wanted)
+        outputs += [Output(topic, stamp, message) for topic, message in of_window]
+        return [output for output in outputs if _is_wanted(output.topic, wanted)]
 
     def _intrinsics(self, frame: PlacedFrame) -> np.ndarray:
         """Intrinsics stay the same for a frame_id, and depth is lifted with what is published.
@@ -168,29 +160,34 @@ class Encoder:
             yield '~/depth/image_color', make.image(stamp, frame_id, 'rgb8', colour_depth(frame.depth))
 
     def _clouds(
-        self, frame: PlacedFrame, cloud: np.ndarray | None, wanted: Collection[str] | None
+        self, frame: PlacedFrame, world_points: list[Points], wanted: Collection[str] | None
     ) -> Iterator[tuple[str, Any]]:
-        if cloud is None:
+        """The clouds of a frame; its part of the window's cloud is added to world_points."""
+        if not any(_is_wanted(topic, wanted) for topic in _CLOUDS):
             return
+        planes = lift(frame.depth, frame.image, self._intrinsics(frame))
         if _is_wanted('~/points', wanted):
-            yield '~/points', self.make.cloud(frame.stamp_ns, frame.frame_id, cloud, is_dense=False)
+            yield '~/points', self.make.cloud(frame.stamp_ns, frame.frame_id, organised_cloud(*planes), is_dense=False)
+        points = known_points(*planes, self.config.cloud.cloud_stride)
         if _is_wanted('~/points_filtered', wanted):
-            points = known_points(cloud, self.config.cloud.cloud_stride)
-            points = points[first_in_voxel(points, self.config.cloud.voxel_size)]
-            yield '~/points_filtered', self.make.cloud(frame.stamp_ns, frame.frame_id, points, is_dense=True)
+            filtered = points.take(first_in_voxel(points.xyz, self.config.cloud.voxel_size))
+            yield '~/points_filtered', self.make.cloud(frame.stamp_ns, frame.frame_id, filtered.packed(), is_dense=True)
+        if _is_wanted('~/world_points', wanted):
+            world_points.append(points.transformed(frame.map_from_cam))
 
     def _window(
-        self, update: Update, stamp: int, world_clouds: list[np.ndarray], wanted: Collection[str] | None
+        self, update: Update, stamp: int, world_points: list[Points], wanted: Collection[str] | None
     ) -> Iterator[tuple[str, Any]]:
         world, make = self.config.frames.world_frame, self.make
-        if world_clouds:
-            yield '~/world_points', make.cloud(stamp, world, np.concatenate(world_clouds), is_dense=True)
+        if world_points:
+            packed = np.concatenate([points.packed() for points in world_points])
+            yield '~/world_points', make.cloud(stamp, world, packed, is_dense=True)
         yield '~/window_poses', make.pose_array(stamp, world, update.map_from_window_cams)
         if _is_wanted('~/path', wanted):
             yield '~/path', make.path(stamp, world, list(self._path))
         if self._map_points is not None and self._map_is_due(stamp) and _is_wanted('~/map_points', wanted):
             self._map_stamp_ns = stamp
-            yield '~/map_points', make.cloud(stamp, world, coloured_points(*self._map_points()), is_dense=True)
+            yield '~/map_points', make.cloud(stamp, world, coloured_points(*self._map_points()).packed(), is_dense=True)
 
     def _map_is_due(self, stamp: int) -> bool:
         period_ns = round(self.config.map.map_publish_period * 1e9)
@@ -315,16 +312,13 @@ def standalone_tf_static(messages: MessageTypes, config: Config, stamp_ns: int, 
 
 def colour_depth(depth: np.ndarray) -> np.ndarray:
     """[H, W] depth -> [H, W, 3] uint8 RGB picture: near red, far blue, unknown black; scaled to its own range."""
-    inverse = 1 / np.maximum(depth, np.float32(1e-6))
+    inverse = 1 / np.maximum(depth, np.float32(1e-6))  # NaN stays NaN
     sample = inverse[::4, ::4]
     sample = sample[np.isfinite(sample)]
-    if not sample.size:
-        return np.zeros((*depth.shape, 3), np.uint8)
-    far, near = np.percentile(sample, (2, 98)).astype(np.float32)
-    level = np.nan_to_num((inverse - far) * (np.float32(255) / max(near - far, np.float32(1e-12))))
-    picture = cv2.applyColorMap(np.clip(level, 0, 255).astype(np.uint8), cv2.COLORMAP_TURBO)
-    picture[~np.isfinite(depth)] = 0
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    far, near = np.percentile(sample, (2, 98)) if sample.size else (0.0, 1.0)
+    level = (inverse - np.float32(far)) * np.float32(254 / max(near - far, 1e-12)) + 1
+    level = np.where(np.isfinite(level), np.clip(level, 1, 255), 0)  # 0 is kept for the unknown
+    return cv2.applyColorMap(level.astype(np.uint8), _TURBO)
 
 
 def _is_wanted(topic: str, wanted: Collection[str] | None) -> bool:
