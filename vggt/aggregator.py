@@ -23,9 +23,6 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 class Aggregator(nn.Module):
     """Images of a scene to one token list per pair of a frame block and a global block."""
 
-    image_mean: Tensor
-    image_std: Tensor
-
     def __init__(self, config: VGGTConfig) -> None:
         super().__init__()
         self.config = config
@@ -42,9 +39,6 @@ class Aggregator(nn.Module):
             )
         self.frame_blocks = _blocks(config)
         self.global_blocks = _blocks(config)
-        # Not persistent: the released checkpoint does not hold them.
-        self.register_buffer('image_mean', torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer('image_std', torch.tensor(IMAGE_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, keep: Collection[int] | None = None) -> dict[int, Tensor]:
         """Images to token lists.
@@ -68,7 +62,8 @@ class Aggregator(nn.Module):
         Returns:
             [M, P, C].
         """
-        return self.patch_embed((images - self.image_mean) / self.image_std)
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+        return self.patch_embed((images - mean) / std)
 
     def attend(
         self, patch_tokens: Tensor, image_size: tuple[int, int], keep: Collection[int] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -73,7 +74,7 @@ class VGGTConfig:
     Source of the defaults: VGGT-1B, shared fact sheet sections 2 to 7.
     """
 
-    image_size: int = 518  # side of the square image whose patch grid the backbone's position embedding has
+    image_size: int = 518  # width it was made for; a backbone's position embedding has the grid of this square
     patch_size: int = 14
     embed_dim: int = 1024
     depth: int = 24  # pairs of a frame block and a global block
@@ -106,7 +107,7 @@ class VGGTConfig:
         """Names of the heads that are built, of HEAD_NAMES."""
         return tuple(name for name in HEAD_NAMES if getattr(self, f'{name}_head') is not None)
 
-    def with_heads(self, heads: tuple[str, ...] | list[str]) -> VGGTConfig:
+    def with_heads(self, heads: Sequence[str]) -> VGGTConfig:
         """Drop every head that is not named.
 
         Raises:
@@ -152,6 +153,8 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
 
 
 def _check(config: VGGTConfig) -> None:
+    if not config.heads:
+        raise ConfigError(f'at least one head is needed, of {list(HEAD_NAMES)}')
     _require_divisible('embed_dim', config.embed_dim, 'num_heads', config.num_heads)
     head_dim = config.embed_dim // config.num_heads
     if head_dim % 4:

@@ -5,13 +5,14 @@ Source: Wang et al., VGGT: Visual Geometry Grounded Transformer, CVPR 2025.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vggt.aggregator import Aggregator
 from vggt.config import VGGTConfig
+from vggt.errors import InputError
 from vggt.heads.camera import CameraHead
 from vggt.heads.dense import DenseHead
 from vggt.heads.track import TrackHead
@@ -48,14 +49,21 @@ class VGGT(nn.Module):
         layers = self.aggregator(images, keep=self.layers_read(self.config.heads))
         return self.read_heads(layers, (images.shape[-2], images.shape[-1]), query_points)
 
-    def layers_read(self, heads: tuple[str, ...]) -> set[int]:
+    def layers_read(self, heads: Sequence[str]) -> set[int]:
         """Entries of the aggregator's list that the named heads read."""
         last = {self.config.depth - 1} if 'camera' in heads else set()
         dense = [getattr(self.config, f'{name}_head').layers for name in heads if name != 'camera']
         return last.union(*dense)
 
     def read_heads(
-        self, layers: Mapping[int, Tensor], image_size: tuple[int, int], query_points: Tensor | None = None
+        self,
+        layers: Mapping[int, Tensor],
+        image_size: tuple[int, int],
+        query_points: Tensor | None = None,
+        *,
+        heads: Sequence[str] | None = None,
+        frames: Sequence[int] | None = None,
+        chunk: int | None = None,
     ) -> VGGTOutput:
         """Aggregator layers to estimates, in the precision of the heads' weights even under autocast.
 
@@ -63,29 +71,32 @@ class VGGT(nn.Module):
             layers: layer index to [B, S, N, 2C].
             image_size: (H, W) in pixels.
             query_points: as in forward.
+            heads: which of the heads to run; None runs all that are built.
+            frames: which frames the dense heads decode; None decodes all.
+            chunk: frames that a dense head decodes at a time; None takes its configuration's.
         """
+        wanted = self.config.heads if heads is None else heads
         special = self.config.num_special_tokens
         any_layer = next(iter(layers.values()))
         found: dict[str, Tensor] = {}
         with torch.autocast(any_layer.device.type, enabled=False):
-            if self.camera_head is not None:
+            if self.camera_head is not None and 'camera' in wanted:
                 found['pose_encodings'] = self.camera_head(layers[self.config.depth - 1][:, :, 0])
                 found['pose_encoding'] = found['pose_encodings'][-1]
-            if self.depth_head is not None:
-                depth, found['depth_confidence'] = self.depth_head(layers, image_size, special)
+            decoded = layers if frames is None else {i: layer[:, frames] for i, layer in layers.items()}
+            if self.depth_head is not None and 'depth' in wanted:
+                depth, found['depth_confidence'] = self.depth_head(decoded, image_size, special, chunk)
                 found['depth'] = depth.squeeze(-1)
-            if self.point_head is not None:
-                points = self.point_head(layers, image_size, special)
+            if self.point_head is not None and 'point' in wanted:
+                points = self.point_head(decoded, image_size, special, chunk)
                 found['world_points'], found['world_points_confidence'] = points
             if query_points is not None:
-                head = self._track_head()
-                query_points = check_query_points(query_points, any_layer.shape[0], image_size)
-                found['tracks'], found['visibility'], found['track_confidence'] = head(
-                    layers, image_size, special, query_points
-                )
+                queries = check_query_points(query_points, any_layer.shape[0], image_size)
+                tracked = self._tracker()(layers, image_size, special, queries.to(any_layer.device))
+                found['tracks'], found['visibility'], found['track_confidence'] = tracked
         return VGGTOutput(image_size=image_size, **found)
 
-    def _track_head(self) -> TrackHead:
+    def _tracker(self) -> TrackHead:
         if self.track_head is None:
-            raise ValueError('query points need the track head, which this model was built without')
+            raise InputError('query points need the track head, which this model was built without')
         return self.track_head

@@ -46,7 +46,7 @@ class CameraHead(nn.Module):
         Returns:
             [iterations, B, S, 9] pose encodings, fields of view in radians; the last round is the estimate.
         """
-        tokens = self.token_norm(camera_tokens)
+        tokens = self.token_norm(camera_tokens.to(self.token_norm.weight.dtype))
         raw: Tensor | None = None
         encodings = []
         for _ in range(self.iterations):

@@ -29,7 +29,7 @@ class DenseHead(DPT):
         )
 
     def forward(
-        self, layers: Mapping[int, Tensor], image_size: tuple[int, int], num_special: int
+        self, layers: Mapping[int, Tensor], image_size: tuple[int, int], num_special: int, chunk: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Decode every frame, a few at a time.
 
@@ -37,15 +37,17 @@ class DenseHead(DPT):
             layers: layer index to [B, S, N, C]; only config.layers are read.
             image_size: (H, W) in pixels.
             num_special: tokens in front of the patches.
+            chunk: frames at a time; None takes config.frames_per_chunk.
 
         Returns:
             values [B, S, H, W, num_values] and confidence [B, S, H, W].
         """
         levels = [layers[i].flatten(0, 1) for i in self.config.layers]
         values, confidences = [], []
-        for start in range(0, levels[0].shape[0], self.config.frames_per_chunk):
-            chunk = [level[start : start + self.config.frames_per_chunk, num_special:] for level in levels]
-            value, confidence = self._decode(chunk, image_size)
+        step = chunk or self.config.frames_per_chunk
+        for start in range(0, levels[0].shape[0], step):
+            part = [level[start : start + step, num_special:] for level in levels]
+            value, confidence = self._decode(part, image_size)
             values.append(value)
             confidences.append(confidence)
         batch_frames = layers[self.config.layers[0]].shape[:2]

@@ -32,6 +32,6 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        # Under CUDA autocast the norms return float32; all three must enter the kernel alike.
+        # In a lower precision the norms or the float32 tables widened q and k; all three must enter the kernel alike.
         mixed = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
         return self.proj(mixed.transpose(1, 2).flatten(-2))

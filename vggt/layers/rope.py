@@ -58,9 +58,9 @@ def rotate(x: Tensor, table: RotaryTable) -> Tensor:
         table: from rotary_table; broadcasts against the leading axes of x.
 
     Returns:
-        Same shape and dtype as x. Channel pairs are (j, j + head_dim / 4) within each half, not neighbours.
+        Same shape as x, in float32 or finer. Channel pairs are (j, j + head_dim / 4) within each half, not neighbours.
     """
-    cos, sin = (part.to(x.dtype) for part in table)
+    cos, sin = table
     first, second = x.unflatten(-1, (2, 2, -1)).unbind(-2)  # each [..., N, 2 axes, head_dim / 4]
     turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-2)
     return turned.flatten(-3)

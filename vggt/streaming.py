@@ -1,0 +1,136 @@
+"""The network for a stream of overlapping windows: nothing is computed twice that can be kept, and no more than asked.
+
+Source: fact sheet sections 8 (precision), 13 (cost) and 14 (what overlapping windows can share).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vggt.config import VGGTConfig
+from vggt.errors import ConfigError, InputError
+from vggt.model import VGGT
+from vggt.output import VGGTOutput
+from vggt.validation import check_images
+
+LOW_PRECISION = (torch.bfloat16, torch.float16)
+
+
+class StreamingVGGT:
+    """Inference form of a VGGT: encode each frame once, predict each window from the encoded frames.
+
+    In float32 the outputs are those of the plain form. In bfloat16 or float16 the large matrices of the aggregator,
+    nearly all of the weights, are stored and multiplied in that format; sums over residual branches, norms, rotary
+    positions and the heads stay in float32, as in the reference under autocast.
+    """
+
+    def __init__(
+        self,
+        model: VGGT,
+        device: str | torch.device = 'cpu',
+        dtype: torch.dtype = torch.float32,
+        heads: Sequence[str] = ('camera', 'depth'),
+        chunk: int = 2,
+    ) -> None:
+        """Take the model over: its weights are moved and rounded in place.
+
+        Args:
+            model: any VGGT; it is put into eval mode.
+            device: where to compute.
+            dtype: float32, bfloat16 or float16.
+            heads: which of 'camera', 'depth' and 'point' to run; the layers that no head reads are not kept.
+            chunk: frames that the dense heads decode at a time; bounds memory, changes no value.
+
+        Raises:
+            ConfigError: the model lacks a head, or the dtype is another one.
+        """
+        missing = [name for name in heads if name not in model.config.heads]
+        if missing or 'track' in heads or not heads:
+            raise ConfigError(
+                f'heads must be some of {[h for h in model.config.heads if h != "track"]}, got {list(heads)}; '
+                'tracking needs the plain VGGT'
+            )
+        if dtype is not torch.float32 and dtype not in LOW_PRECISION:
+            raise ConfigError(f'dtype must be float32, bfloat16 or float16, got {dtype}')
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.heads = tuple(heads)
+        self.chunk = chunk
+        self.model = model.eval().to(self.device)
+        if dtype in LOW_PRECISION:
+            _round_matrices(self.model.aggregator, dtype)
+
+    @property
+    def config(self) -> VGGTConfig:
+        """Of the model, with all its heads."""
+        return self.model.config
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images to patch tokens, which hold for any later window at the same height and width.
+
+        Args:
+            images: [S, 3, H, W], RGB in [0, 1]; H and W multiples of config.patch_size.
+
+        Returns:
+            [S, P, C] on the device. Each row depends on its own image only.
+
+        Raises:
+            InputError: images of another form.
+        """
+        images = check_images(images, self.config.patch_size)
+        if images.shape[0] != 1:
+            raise InputError(f'images must be those of one window, [S, 3, H, W], got {list(images.shape)}')
+        with self._precision():
+            return self.model.aggregator.encode(images[0].to(self.device))
+
+    @torch.inference_mode()
+    def predict(
+        self, patch_tokens: Tensor, image_size: tuple[int, int], frames: Sequence[int] | None = None
+    ) -> VGGTOutput:
+        """Estimate a window from its frames' patch tokens; frame 0 sets the world.
+
+        Args:
+            patch_tokens: [S, P, C] from encode, in the window's order.
+            image_size: (H, W) of the images in pixels.
+            frames: which frames the dense heads decode, in this order; None decodes all, an empty list none.
+
+        Returns:
+            Estimates with B = 1: cameras of all S frames; depth and points of the listed frames only.
+
+        Raises:
+            InputError: the tokens are not those of such images, or a frame is not in the window.
+        """
+        self._check_tokens(patch_tokens, image_size)
+        count = patch_tokens.shape[0]
+        chosen = list(range(count)) if frames is None else list(frames)
+        if any(not 0 <= frame < count for frame in chosen):
+            raise InputError(f'frames must lie in 0..{count - 1}, got {chosen}')
+        heads = self.heads if chosen else tuple(name for name in self.heads if name == 'camera')
+        with self._precision():
+            keep = self.model.layers_read(heads)
+            layers = self.model.aggregator.attend(patch_tokens[None].to(self.device), image_size, keep)
+        picked = None if chosen == list(range(count)) else chosen  # all frames need no copy
+        return self.model.read_heads(layers, image_size, heads=heads, frames=picked, chunk=self.chunk)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype in LOW_PRECISION)
+
+    def _check_tokens(self, patch_tokens: Tensor, image_size: tuple[int, int]) -> None:
+        patch = self.config.patch_size
+        height, width = image_size
+        expected = (height // patch * (width // patch), self.config.embed_dim)
+        if patch_tokens.ndim != 3 or tuple(patch_tokens.shape[1:]) != expected or len(patch_tokens) == 0:
+            raise InputError(
+                f'patch_tokens must be [S, {expected[0]}, {expected[1]}] for images of {height}x{width} and at least '
+                f'one frame, got {list(patch_tokens.shape)}; tokens of frames of another size cannot share a window'
+            )
+
+
+def _round_matrices(module: nn.Module, dtype: torch.dtype) -> None:
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Conv2d)):
+            part.to(dtype)
