@@ -14,15 +14,13 @@ from scipy.spatial.transform import Rotation
 
 from vggt_ros.clouds import Points, coloured_points, first_in_voxel, known_points, lift, organised_cloud
 from vggt_ros.core.config import Config
+from vggt_ros.core.covariance import LOST, move_covariance
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid
 from vggt_ros.core.submap import PlacedFrame, SeamStatus, Update
 from vggt_ros.messages import MessageTypes
 
 log = logging.getLogger(__name__)
 
-# Variance that says "not known". rtabmap takes it in pose and twist both as lost, and starts a new map.
-# Source: introlab/rtabmap_ros, rtabmap_slam/src/CoreWrapper.cpp.
-UNKNOWN_VARIANCE = 9999.0
 _CLOUDS = ('~/points', '~/points_filtered', '~/world_points')
 _FLOAT32 = 7  # sensor_msgs/PointField.FLOAT32
 # 256 colours as RGB, the first black. Source: the Turbo map of Anton Mikhailov (Google AI, 2019), as OpenCV has it.
@@ -95,12 +93,13 @@ class Encoder:
         if update.frames[0].stamp_ns <= self._last_stamp_ns:  # the recording began again
             self.reset()
         frames = update.frames if self.config.stream.publish_frames == 'new' else update.frames[-1:]
-        lost = update.seam.status is SeamStatus.HELD
+        if update.seam.status is SeamStatus.HELD:
+            self._previous = None  # the camera was not seen to move between the windows: no velocity across
         outputs: list[Output] = []
         world_points: list[Points] = []
         for frame in frames:
             parts = (
-                self._poses(frame, base_from_cam, lost),
+                self._poses(frame, base_from_cam),
                 self._images(frame, wanted),
                 self._clouds(frame, world_points, wanted),
             )
@@ -125,18 +124,18 @@ class Encoder:
         self._K[frame.frame_id] = (frame.depth.shape, frame.K)
         return frame.K
 
-    def _poses(self, frame: PlacedFrame, base_from_cam: np.ndarray | None, lost: bool) -> Iterator[tuple[str, Any]]:
+    def _poses(self, frame: PlacedFrame, base_from_cam: np.ndarray | None) -> Iterator[tuple[str, Any]]:
         frames, make, stamp = self.config.frames, self.make, frame.stamp_ns
         world_from_path = frame.map_from_cam
         if base_from_cam is not None:
-            base = _base_pose(frame, base_from_cam, lost)
+            base = _base_pose(frame, base_from_cam)
             world_from_path = base.world_from_base
             if frames.publish_odom_to_base_tf:
                 transforms = [make.transform(stamp, frames.odom_frame, frames.base_frame, base.world_from_base)]
                 if frames.publish_map_to_odom_tf:  # with our own odometry the map does not move against it
                     transforms.insert(0, make.transform(stamp, frames.map_frame, frames.odom_frame, np.eye(4)))
                 yield '/tf', make.tf(transforms)
-            twist = _twist(self._previous, base, lost)
+            twist = _twist(self._previous, base)
             yield '~/odom', make.odometry(frames.odom_frame, frames.base_frame, base, *twist)
             yield '~/pose', make.pose_with_covariance(stamp, frames.world_frame, base.world_from_base, base.covariance)
             self._previous = base
@@ -325,28 +324,28 @@ def _is_wanted(topic: str, wanted: Collection[str] | None) -> bool:
     return wanted is None or topic in wanted
 
 
-def _base_pose(frame: PlacedFrame, base_from_cam: np.ndarray, lost: bool) -> _BasePose:
-    """Pose of the robot's frame, and the camera's covariance moved there.
-
-    A rotation error of the camera by d moves the base, which stands at lever r from it, by d x r.
-    """
+def _base_pose(frame: PlacedFrame, base_from_cam: np.ndarray) -> _BasePose:
+    """Pose of the robot's frame, and the camera's covariance moved there."""
     world_from_base = frame.map_from_cam @ invert_rigid(base_from_cam)
-    if lost:
-        return _BasePose(frame.stamp_ns, world_from_base, np.eye(6) * UNKNOWN_VARIANCE)
-    x, y, z = world_from_base[:3, 3] - frame.map_from_cam[:3, 3]
-    jacobian = np.eye(6)
-    jacobian[:3, 3:] = [[0, z, -y], [-z, 0, x], [y, -x, 0]]
-    return _BasePose(frame.stamp_ns, world_from_base, jacobian @ frame.covariance @ jacobian.T)
+    if _is_lost(frame.covariance):
+        return _BasePose(frame.stamp_ns, world_from_base, LOST)
+    lever = world_from_base[:3, 3] - frame.map_from_cam[:3, 3]
+    return _BasePose(frame.stamp_ns, world_from_base, move_covariance(frame.covariance, lever))
 
 
-def _twist(previous: _BasePose | None, now: _BasePose, lost: bool) -> tuple[np.ndarray, np.ndarray]:
+def _is_lost(covariance: np.ndarray) -> bool:
+    return bool(covariance[0, 0] >= LOST[0, 0])
+
+
+def _twist(previous: _BasePose | None, now: _BasePose) -> tuple[np.ndarray, np.ndarray]:
     """Velocity [6] since the previous frame in the robot's own axes, and its covariance [6, 6], diagonal.
 
     The variance is what the pose became less certain by, over the time, and at least (5 % of the speed)^2: the
-    difference of two poses says nothing of the motion between them.
+    difference of two poses says nothing of the motion between them. LOST where there is no velocity; rtabmap takes it
+    in pose and twist together as lost, in the twist alone as unknown.
     """
-    if previous is None or lost:
-        return np.zeros(6), np.eye(6) * UNKNOWN_VARIANCE
+    if previous is None or _is_lost(previous.covariance) or _is_lost(now.covariance):
+        return np.zeros(6), LOST
     seconds = (now.stamp_ns - previous.stamp_ns) * 1e-9
     base_from_world = now.world_from_base[:3, :3].T
     linear = base_from_world @ (now.world_from_base[:3, 3] - previous.world_from_base[:3, 3]) / seconds
