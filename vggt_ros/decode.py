@@ -105,7 +105,7 @@ def decode_compressed(message: Any) -> np.ndarray:
     Raises:
         EncodingError: the data is no whole image, or a compressed depth image.
     """
-    if 'compressedDepth' in message.format:
+    if is_depth(message):
         raise EncodingError(f'compressed image of format {message.format!r} holds depth; choose the colour topic')
     data = np.frombuffer(message.data, np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR_BGR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
@@ -157,6 +157,11 @@ def camera_matrix(info: Any, size: tuple[int, int], rectified: bool = False) -> 
     K[0, 2] += 0.5 * scale_u - 0.5
     K[1, 2] += 0.5 * scale_v - 0.5
     return K
+
+
+def is_depth(message: Any) -> bool:
+    """Whether an Image or CompressedImage holds depth, not colour."""
+    return 'compressedDepth' in message.format if hasattr(message, 'format') else message.encoding in _DEPTH
 
 
 def is_distorted(info: Any) -> bool:
@@ -231,7 +236,7 @@ def _decode_two_planes(message: Any, code: int) -> np.ndarray:
 
 def _decode_converted(message: Any, convert: Converter | None) -> np.ndarray:
     encoding = message.encoding
-    if encoding in _DEPTH:
+    if is_depth(message):
         raise EncodingError(f'image encoding {encoding!r} is depth, not colour; choose the colour topic of this camera')
     if encoding not in _CONVERTED or convert is None:
         raise EncodingError(f'image encoding {encoding!r} is not supported; publish one of {", ".join(SUPPORTED)}')

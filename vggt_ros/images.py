@@ -1,0 +1,141 @@
+"""A folder of images -> Frames: plain, or with a list of stamps and a calibration beside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from vggt_ros.core.errors import EncodingError, SourceError
+from vggt_ros.core.frame import Frame
+from vggt_ros.decode import DEFAULT_FRAME_ID
+
+log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+LISTS = ('frames.txt', 'rgb.txt')  # ours, and that of the TUM RGB-D benchmark: stamp in seconds, file
+START_NS = 1_000_000_000  # stamp 0 means none in ROS
+
+
+class ImageFolderSource:
+    """The images of a folder as frames.
+
+    Stamps come from `frames.txt` or `rgb.txt` (lines of `stamp file`), else from file names that are times (seconds
+    with a decimal point, or nanoseconds), else from `rate`. Calibration comes from `camera.json`: width, height, fx,
+    fy, cx, cy in pixels, pixel centres at integers.
+
+    Args:
+        path: the folder.
+        rate: images a second where nothing tells their times.
+        frame_id: name of the optical frame.
+        skip_bad: log and count an image that cannot be read, instead of stopping on it.
+
+    Raises:
+        SourceError: no images, or a list or calibration that cannot be read.
+    """
+
+    def __init__(self, path: Path | str, *, rate: float = 10.0, frame_id: str = '', skip_bad: bool = False) -> None:
+        self.path, self.skip_bad, self.skipped = Path(path), skip_bad, 0
+        self._frame_id = frame_id or DEFAULT_FRAME_ID
+        self._files = self._read_list() or self._list_files(rate)
+        if not self._files:
+            raise SourceError(f'{path} holds no images ({", ".join(IMAGE_SUFFIXES)}) and no bag')
+        self._camera = self._read_camera()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for stamp_ns, file in self._files:
+            try:
+                image = _read_image(file)
+            except EncodingError as error:
+                if not self.skip_bad:
+                    raise EncodingError(f'{error}; --skip-bad goes on without it') from error
+                self.skipped += 1
+                log.warning('skipped an image: %s', error)
+                continue
+            yield Frame(stamp_ns, image, self._frame_id, self._K(image.shape[:2]))
+
+    def close(self) -> None:
+        """Files are open only while they are read."""
+
+    def _read_list(self) -> list[tuple[int, Path]]:
+        name = next((name for name in LISTS if (self.path / name).is_file()), None)
+        if name is None:
+            return []
+        files = []
+        for number, line in enumerate((self.path / name).read_text().splitlines(), 1):
+            words = line.split()
+            if not words or words[0].startswith('#'):
+                continue
+            try:
+                files.append((_seconds_to_ns(words[0]), self.path / words[1]))
+            except (InvalidOperation, IndexError) as error:
+                raise SourceError(f'{self.path / name} line {number} must be "stamp file", got {line!r}') from error
+        return files
+
+    def _list_files(self, rate: float) -> list[tuple[int, Path]]:
+        folder = self.path / 'rgb' if (self.path / 'rgb').is_dir() else self.path
+        files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+        files.sort(key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', file.name)])
+        stamps = [_stamp_of_name(file.stem) for file in files]
+        if all(stamp is not None for stamp in stamps):
+            return sorted(zip(stamps, files, strict=True))  # type: ignore[type-var, arg-type]
+        return [(START_NS + round(i * 1e9 / rate), file) for i, file in enumerate(files)]
+
+    def _read_camera(self) -> tuple[np.ndarray, tuple[int, int]] | None:
+        file = self.path / 'camera.json'
+        if not file.is_file():
+            log.warning('no camera.json in %s: the network estimates the intrinsics', self.path)
+            return None
+        try:
+            camera = json.loads(file.read_text())
+            K = np.array([[camera['fx'], 0, camera['cx']], [0, camera['fy'], camera['cy']], [0, 0, 1]], np.float64)
+            size = int(camera['height']), int(camera['width'])
+        except (ValueError, KeyError, TypeError) as error:
+            raise SourceError(f'{file} must hold width, height, fx, fy, cx, cy as numbers: {error!r}') from error
+        if any(camera.get('distortion') or ()):
+            log.warning('%s has lens distortion: shapes bend unless the images are rectified', file)
+        return K, size
+
+    def _K(self, size: tuple[int, int]) -> np.ndarray | None:  # noqa: N802  K is the intrinsics everywhere
+        """K of an image; None where its shape is not that of the calibrated one."""
+        if self._camera is None:
+            return None
+        K, (height, width) = self._camera
+        scale_v, scale_u = size[0] / height, size[1] / width
+        if abs(scale_u / scale_v - 1) > 1.5 / min(size):  # a pixel of rounding
+            log.warning('camera.json is for %dx%d, an image has %dx%d: not used', width, height, size[1], size[0])
+            return None
+        K = np.diag([scale_u, scale_v, 1.0]) @ K
+        K[:2, 2] += 0.5 * np.array([scale_u, scale_v]) - 0.5
+        return K
+
+
+def _read_image(file: Path) -> np.ndarray:
+    data = np.fromfile(file, np.uint8) if file.is_file() else None
+    if data is None:
+        raise EncodingError(f'image {file} does not exist')
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR_BGR) if data.size else None
+    if image is None:
+        raise EncodingError(f'image {file} of {data.size} bytes cannot be decoded')
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _seconds_to_ns(text: str) -> int:
+    """Decimal seconds -> integer nanoseconds, exactly: a float would be 0.2 us coarse."""
+    return round(Decimal(text) * 1_000_000_000)
+
+
+def _stamp_of_name(name: str) -> int | None:
+    """'1403636579763555584' (ns, EuRoC) and '1341841278.842700' (s, TUM) are times; '000012' is a number."""
+    if re.fullmatch(r'\d{18,19}', name):
+        return int(name)
+    return _seconds_to_ns(name) if re.fullmatch(r'\d+\.\d+', name) else None

@@ -1,0 +1,75 @@
+"""What a path holds -> the right reader of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from vggt_ros.bag import BAG_SUFFIXES, STORAGE_SUFFIXES, BagSource
+from vggt_ros.core.errors import SourceError
+from vggt_ros.core.frame import Frame
+from vggt_ros.images import ImageFolderSource
+from vggt_ros.video import VIDEO_SUFFIXES, VideoSource
+
+
+class Source(Protocol):
+    """A recording of one camera.
+
+    Its length is that of its index, for progress bars; a broken recording gives fewer frames.
+    `skipped` counts the images that could not be decoded.
+    """
+
+    path: Path
+    skipped: int
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def close(self) -> None: ...
+
+
+def open_source(
+    path: Path | str,
+    topic: str = '',
+    *,
+    camera_info_topic: str = '',
+    frame_id: str = '',
+    rate: float = 10.0,
+    skip_bad: bool = False,
+) -> Source:
+    """Open a bag, a video or a folder of images.
+
+    Args:
+        path: rosbag2 folder, .mcap, .db3, .bag, a video file, or a folder of images.
+        topic, camera_info_topic: of a bag; empty finds them.
+        frame_id: name of the optical frame; empty takes that of the recording.
+        rate: images a second, for a folder that does not tell.
+        skip_bad: go on where an image cannot be decoded.
+
+    Raises:
+        SourceError: nothing there, or nothing that holds frames.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SourceError(f'{path} does not exist')
+    suffix = path.suffix.lower()
+    if _is_bag(path):
+        return BagSource(path, topic, camera_info_topic=camera_info_topic, frame_id=frame_id, skip_bad=skip_bad)
+    if topic:
+        raise SourceError(f'{path} is no bag, so it has no topic {topic}')
+    if path.is_dir():
+        return ImageFolderSource(path, rate=rate, frame_id=frame_id, skip_bad=skip_bad)
+    if suffix in VIDEO_SUFFIXES:
+        return VideoSource(path, frame_id=frame_id)
+    raise SourceError(
+        f'{path} is none of: a bag ({", ".join(BAG_SUFFIXES)}, a rosbag2 folder), '
+        f'a video ({", ".join(VIDEO_SUFFIXES)}), a folder of images'
+    )
+
+
+def _is_bag(path: Path) -> bool:
+    if path.is_dir():
+        return (path / 'metadata.yaml').exists() or any(part.suffix in STORAGE_SUFFIXES for part in path.iterdir())
+    return path.suffix.lower() in BAG_SUFFIXES
