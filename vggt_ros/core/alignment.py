@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vggt_ros.core.config import AlignmentConfig
-from vggt_ros.core.geometry import Sim3, nearest_rotation, rotation_angle, umeyama, unproject_pixels
+from vggt_ros.core.geometry import Sim3, move_points, nearest_rotation, rotation_angle, umeyama, unproject_pixels
 from vggt_ros.core.placement import Placement, Seam, SeamStatus
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.submap import Submap
@@ -99,14 +99,15 @@ def sample_matches(
     known = [np.isfinite(before.depth[i]) & np.isfinite(prediction.depth[j]) for i, j in pairs]
     total = sum(int(mask.sum()) for mask in known)
     step = max(1, int(math.sqrt(total / max_points)))
+    window_before_from_cam, window_from_cam = before.window_from_cam, prediction.window_from_cam
     parts = []
     for pair, ((i, j), mask) in enumerate(zip(pairs, known, strict=True)):
         v, u = np.nonzero(mask[step // 2 :: step, step // 2 :: step])
         v, u = v * step + step // 2, u * step + step // 2
         z_before, z = before.depth[i, v, u].astype(np.float64), prediction.depth[j, v, u].astype(np.float64)
         confidence = np.minimum(before.confidence[i, v, u], prediction.confidence[j, v, u]).astype(np.float64)
-        y = _move(before.window_from_cam[i], unproject_pixels(u, v, z_before, before.K[i]))
-        x = _move(prediction.window_from_cam[j], unproject_pixels(u, v, z, prediction.K[j]))
+        y = move_points(window_before_from_cam[i], unproject_pixels(u, v, z_before, before.K[i]))
+        x = move_points(window_from_cam[j], unproject_pixels(u, v, z, prediction.K[j]))
         parts.append((x, y, z_before, np.log(z_before / z), confidence, np.full(len(u), pair)))
     if not parts:
         return Matches(*(np.zeros((0, 3)),) * 2, *(np.zeros(0),) * 4)
@@ -115,10 +116,6 @@ def sample_matches(
         keep = np.linspace(0, len(columns[0]) - 1, max_points).astype(int)
         columns = [column[keep] for column in columns]
     return Matches(*columns)
-
-
-def _move(target_from_source: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return points @ target_from_source[:3, :3].T + target_from_source[:3, 3]
 
 
 def _median_scale(matches: Matches) -> float:

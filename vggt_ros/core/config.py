@@ -67,7 +67,7 @@ class Setting:
             self._check_range(value)
         return value
 
-    def _check_range(self, value: float) -> None:
+    def _check_range(self, value: Any) -> None:
         if not math.isfinite(value):
             raise ConfigError(f'{self.name} must be a finite number, got {value!r}')
         if self.above is not None and not value > self.above:

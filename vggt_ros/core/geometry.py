@@ -66,6 +66,17 @@ def invert_rigid(target_from_source: np.ndarray) -> np.ndarray:
     return inverse
 
 
+def move_points(target_from_source: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """[N, 3] points of the source -> [N, 3] in the target, by a [4, 4] rigid transform, in the type of points.
+
+    Coordinate by coordinate: a product of [N, 3] with [3, 3] wakes every BLAS thread, which on a busy robot takes ten
+    times as long. The result lies in memory as [3, N].
+    """
+    R, t = target_from_source[:3, :3].astype(points.dtype), target_from_source[:3, 3].astype(points.dtype)
+    x, y, z = points.T
+    return np.stack([R[i, 0] * x + R[i, 1] * y + R[i, 2] * z + t[i] for i in range(3)]).T
+
+
 def unproject_depth(depth: np.ndarray, K: np.ndarray) -> np.ndarray:
     """Lift a depth image to one 3D point per pixel.
 
@@ -91,7 +102,9 @@ def unproject_depth(depth: np.ndarray, K: np.ndarray) -> np.ndarray:
 
 def unproject_pixels(u: np.ndarray, v: np.ndarray, depth: np.ndarray, K: np.ndarray) -> np.ndarray:
     """Lift single pixels: u, v and depth [N], K [3, 3] -> [N, 3] points in the optical frame (see unproject_depth)."""
-    return np.stack([depth * (u - K[0, 2]) / K[0, 0], depth * (v - K[1, 2]) / K[1, 1], depth], axis=-1)
+    x_over_z = ((u - K[0, 2]) / K[0, 0]).astype(depth.dtype)
+    y_over_z = ((v - K[1, 2]) / K[1, 1]).astype(depth.dtype)
+    return np.stack([depth * x_over_z, depth * y_over_z, depth]).T
 
 
 def cross_matrix(vector: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vggt_ros.core.config import CloudConfig, Config
 from vggt_ros.core.covariance import LOST, START, move_covariance, seam_covariance, step_covariance
-from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, unproject_depth
+from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, move_points, unproject_pixels
 from vggt_ros.core.placement import Placement, Seam, SeamStatus
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.voxels import VoxelMap
@@ -139,9 +139,9 @@ class Map:
         prediction, seam = submap.prediction, submap.placement.seam
         map_from_cams = self._map_from_cams(submap)
         covariances = self._covariances(submap, map_from_cams)
-        is_valid = validity(prediction, submap.placement.map_from_window.scale, self.config.cloud)
+        is_valid = validity(prediction, submap.placement.map_from_window.scale, self.config.cloud, submap.shared)
         frames = tuple(
-            self._place(submap, i, map_from_cams[i], covariances[i - submap.shared], is_valid[i])
+            self._place(submap, i, map_from_cams[i], covariances[i - submap.shared], is_valid[i - submap.shared])
             for i in range(submap.shared, len(prediction.stamps_ns))
         )
         for frame in frames:
@@ -216,39 +216,45 @@ class Map:
         )
 
     def _points(self, frame: PlacedFrame) -> tuple[np.ndarray, np.ndarray]:
-        """[N, 3] points in the map and [N, 3] colours: every cloud_stride-th pixel, or fewer where voxels are big."""
-        step = max(self.config.cloud.cloud_stride, _step_within_voxel(frame, self.config.cloud.voxel_size))
-        K = frame.K.copy()
-        K[:2] /= step
-        depth = frame.depth[::step, ::step]
-        known = np.isfinite(depth)
-        points = unproject_depth(depth, K)[known].astype(np.float64)
-        return points @ frame.map_from_cam[:3, :3].T + frame.map_from_cam[:3, 3], frame.image[::step, ::step][known]
+        """[N, 3] float32 points in the map and their [N, 3] colours, as dense as the voxels need."""
+        stride = self.config.cloud.cloud_stride
+        depth, image = frame.depth[::stride, ::stride], frame.image[::stride, ::stride]
+        v, u = np.nonzero(_needed(depth, self.config.cloud.voxel_size * frame.K[0, 0] / stride))
+        points = unproject_pixels(u, v, depth[v, u], frame.K / [[stride], [stride], [1.0]])
+        return move_points(frame.map_from_cam, points), image[v, u]
 
 
-def validity(prediction: Prediction, scale: float, config: CloudConfig) -> np.ndarray:
-    """[S, h, w] whether a depth is to be trusted: by confidence, by range in map units, and known at all.
+def validity(prediction: Prediction, scale: float, config: CloudConfig, start: int = 0) -> np.ndarray:
+    """[S - start, h, w] whether a depth is to be trusted: by confidence, by range in map units, and known at all.
 
     Args:
         prediction: a window.
         scale: map units per window unit.
         config: thresholds; the percentile is over the decoded pixels of this window.
+        start: frames before this one are not asked for.
     """
-    confidence, depth = prediction.confidence, prediction.depth
-    sampled = confidence[:, ::PERCENTILE_STRIDE, ::PERCENTILE_STRIDE]
+    sampled = prediction.confidence[:, ::PERCENTILE_STRIDE, ::PERCENTILE_STRIDE]
     sampled = sampled[np.isfinite(sampled)]
     least = np.percentile(sampled, config.confidence_percentile) if sampled.size else 0.0
     farthest = config.max_depth if config.max_depth > 0 else np.inf
-    with np.errstate(invalid='ignore'):  # NaN compares false: unknown stays unknown
-        is_confident = confidence >= max(least, config.confidence_threshold)
-        return is_confident & (depth > 0) & (depth * scale >= config.min_depth) & (depth * scale < farthest)
+    depth = prediction.depth[start:]
+    is_confident = prediction.confidence[start:] >= max(least, config.confidence_threshold)
+    # NaN compares false: unknown stays unknown
+    return is_confident & (depth > 0) & (depth >= config.min_depth / scale) & (depth < farthest / scale)
 
 
-def _step_within_voxel(frame: PlacedFrame, voxel_size: float) -> int:
-    """Pixels per voxel edge at the far side of the frame: a coarser step would leave voxels empty."""
-    sampled = frame.depth[::8, ::8]
-    sampled = sampled[np.isfinite(sampled)]
-    if sampled.size == 0:
-        return 1
-    far = float(np.percentile(sampled, 90))
-    return max(1, int(voxel_size * min(frame.K[0, 0], frame.K[1, 1]) / far))
+def _needed(depth: np.ndarray, pixels_at_unit_depth: float) -> np.ndarray:
+    """[h, w] which pixels to keep so that neighbours are at most a voxel apart, if the grid is as fine as that.
+
+    A pixel of the grid of every 2nd, 4th ... pixel is needed where the next coarser grid would leave gaps.
+
+    Args:
+        depth: [h, w], NaN where unknown.
+        pixels_at_unit_depth: pixels along a voxel's edge at depth 1.
+    """
+    needed = np.zeros(depth.shape, dtype=bool)
+    for step in (1, 2, 4, 8):
+        coarse = depth[::step, ::step]
+        needed[::step, ::step] |= 2 * step * coarse > pixels_at_unit_depth
+    needed[::16, ::16] |= np.isfinite(depth[::16, ::16])
+    return needed

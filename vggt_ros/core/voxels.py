@@ -37,14 +37,15 @@ class VoxelMap:
 
     def insert(self, xyz: np.ndarray, rgb: np.ndarray) -> None:
         """Add [N, 3] finite points with [N, 3] uint8 colours; those in a voxel that is known change nothing."""
-        index = np.floor(xyz / self.voxel_size)
-        inside = (np.abs(index) < 1 << (BITS - 1)).all(axis=1)
-        index = index[inside].astype(np.int64) + (1 << (BITS - 1))
-        key, first = np.unique((index[:, 0] << 2 * BITS) | (index[:, 1] << BITS) | index[:, 2], return_index=True)
-        is_new = ~self._holds(key)
-        order = np.argsort(first[is_new])[-self.max_points :]  # numbered as they came
-        first, key = first[is_new][order], key[is_new][order]
-        self._append(key, xyz[inside][first], rgb[inside][first])
+        index = np.floor(np.ascontiguousarray(xyz.T) / np.float32(self.voxel_size))  # [3, N]: rows add up faster
+        inside = np.abs(index).max(axis=0) < 1 << (BITS - 1)
+        if not inside.all():
+            index, xyz, rgb = index[:, inside], xyz[inside], rgb[inside]
+        x, y, z = index.astype(np.int64) + (1 << (BITS - 1))
+        key = (x << 2 * BITS) | (y << BITS) | z
+        first = first_of_each(key)
+        first = first[~self._holds(key[first])][-self.max_points :]
+        self._append(key[first], xyz[first], rgb[first])
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
         """Copies, the oldest first: [N, 3] float32 and [N, 3] uint8."""
@@ -52,7 +53,7 @@ class VoxelMap:
         return self._xyz[slots], self._rgb[slots]
 
     def _bucket(self, key: np.ndarray) -> np.ndarray:
-        return ((key.astype(np.uint64) * HASH) >> self._shift).astype(np.int64)
+        return ((key.view(np.uint64) * HASH) >> self._shift).view(np.int64)
 
     def _holds(self, key: np.ndarray) -> np.ndarray:
         """[N] whether a voxel with this key is in the ring."""
@@ -82,3 +83,23 @@ class VoxelMap:
         is_last = ~np.roll(follows, -1)
         self._newest[bucket[is_last]] = number[is_last]
         self._count += len(key)
+
+
+def first_of_each(key: np.ndarray) -> np.ndarray:
+    """Where each value of [N] int64 comes first, rising; what np.unique finds by sorting, in half the time.
+
+    Every key claims a bucket, the first claim wins; keys that lost to another value try again with another hash.
+    """
+    waiting = np.flatnonzero(np.diff(key, prepend=key[:1] - 1))  # neighbours are mostly alike: drop runs at once
+    bits = max(1, (2 * len(waiting)).bit_length())
+    claimed_by = np.zeros(1 << bits, dtype=np.int64)
+    firsts = [waiting[:0]]
+    factor = int(HASH)
+    while len(waiting):
+        bucket = ((key[waiting].view(np.uint64) * np.uint64(factor)) >> np.uint64(64 - bits)).view(np.int64)
+        claimed_by[bucket[::-1]] = waiting[::-1]  # of several values for one place, numpy keeps the last
+        winner = claimed_by[bucket]
+        firsts.append(waiting[winner == waiting])
+        waiting = waiting[key[winner] != key[waiting]]
+        factor = (factor * int(HASH)) % 2**64  # odd times odd stays odd
+    return np.sort(np.concatenate(firsts))
