@@ -13,6 +13,7 @@ from vggt_ros.core.errors import ConfigError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.keyframe import KeyframeGate
 from vggt_ros.core.predictor import Predictor
+from vggt_ros.core.resolution import to_source_resolution
 from vggt_ros.core.submap import Map, SeamStatus, StageTimes, Submap, Update
 from vggt_ros.core.window import Window, WindowBuffer
 
@@ -149,6 +150,10 @@ class Pipeline:
         placement = align(prediction, self.map.latest, self.config.alignment, self.map.map_from_first_window)
         aligned = time.perf_counter()
         update = self.map.insert(Submap(prediction, placement, window.shared))
+        if self.config.camera.output_resolution == 'input' and prediction.transform is not None:
+            images = [frame.image for frame in window.new]
+            frames = map(to_source_resolution, update.frames, images, [prediction.transform] * len(images))
+            update = dataclasses.replace(update, frames=tuple(frames))
         times = StageTimes(
             prepare_s=prediction.prepare_s,
             network_s=predicted - start - prediction.prepare_s,

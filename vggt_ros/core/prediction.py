@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from vggt.preprocessing import ImageTransform
 from vggt_ros.core.geometry import invert_rigid
 
 
@@ -26,7 +27,7 @@ class Prediction:
         K_network: [S, 3, 3] float64 intrinsics as the network saw them; equal to K where no calibration is used.
         depth: [S, h, w] float32 along the optical axis, window units; NaN where unknown or not decoded.
         confidence: [S, h, w] float32, at least 1; NaN where not decoded.
-        grid_from_source: [3, 3] pixel (u, v, 1) of a source image -> grid, so K = grid_from_source @ K_source.
+        transform: where the grid lies in the source images; None where they are on the grid already.
         prepare_s, network_s: seconds spent before and in the network.
     """
 
@@ -38,7 +39,7 @@ class Prediction:
     K_network: np.ndarray
     depth: np.ndarray
     confidence: np.ndarray
-    grid_from_source: np.ndarray = field(default_factory=lambda: np.eye(3))
+    transform: ImageTransform | None = None
     prepare_s: float = 0.0
     network_s: float = 0.0
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-import cv2
 import numpy as np
+import torch
 
+from vggt import StreamingVGGT
+from vggt.errors import VGGTError
+from vggt.pose_encoding import decode_pose_encoding
+from vggt.preprocessing import ImageTransform, ModelImage, resize_keeping_aspect
+from vggt.weights import load_vggt
 from vggt_ros.core.config import Config
-from vggt_ros.core.errors import ConfigError
+from vggt_ros.core.devices import resolve_device, resolve_precision
+from vggt_ros.core.errors import ConfigError, PredictionError
+from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.window import Window
+
+HEADS = ('camera', 'depth')
 
 
 class Predictor(Protocol):
@@ -26,20 +35,186 @@ class Predictor(Protocol):
 
 def make_predictor(config: Config) -> Predictor:
     """The predictor that config.model asks for, loaded and ready; ConfigError where it cannot be had."""
-    if config.model.backend == 'fake':
-        return FakePredictor(config)
-    raise ConfigError(f'backend {config.model.backend} is not built yet; use backend fake')
+    return FakePredictor(config) if config.model.backend == 'fake' else VggtPredictor(config)
+
+
+class VggtPredictor:
+    """VGGT on a stream of windows: each frame is resized and encoded once, however many windows it is in.
+
+    Depth is decoded for a window's new frames, and for as many shared ones as the alignment compares.
+
+    Args:
+        config: model, camera and alignment settings.
+        network: to use instead of loading what config.model names.
+
+    Raises:
+        ConfigError: the device or the weights cannot be had, or input_width does not fit the network.
+    """
+
+    def __init__(self, config: Config, network: StreamingVGGT | None = None) -> None:
+        self.config = config
+        self.network = network if network is not None else load_network(config)
+        patch, width = self.network.config.patch_size, config.model.input_width
+        if width % patch:
+            fitting = max(patch, round(width / patch) * patch)
+            raise ConfigError(f'input_width must be a multiple of {patch} for this network, got {width}; try {fitting}')
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget encoded frames and the locked intrinsics."""
+        self._images: dict[int, ModelImage] = {}  # by stamp, of the last window
+        self._tokens: dict[int, torch.Tensor] = {}
+        self._locked: tuple[ImageTransform, np.ndarray] | None = None
+
+    def predict(self, window: Window) -> Prediction:
+        """Depth and cameras of a window.
+
+        Raises:
+            PredictionError: the network failed, for lack of memory for example, or cannot take such an image.
+        """
+        try:
+            return self._predict(window)
+        except torch.cuda.OutOfMemoryError as error:
+            self._forget_encoded()
+            torch.cuda.empty_cache()
+            raise PredictionError(f'the GPU is out of memory: {error}; lower window_size or input_width') from error
+        except (VGGTError, RuntimeError) as error:
+            raise PredictionError(f'the network failed on a window of {len(window.frames)} frames: {error}') from error
+
+    def _forget_encoded(self) -> None:
+        self._images, self._tokens = {}, {}
+
+    def _predict(self, window: Window) -> Prediction:
+        start = time.perf_counter()
+        self._keep_only({frame.stamp_ns for frame in window.frames})
+        self._resize(window)
+        images = [self._images[frame.stamp_ns] for frame in window.frames]
+        prepared = time.perf_counter()
+        self._encode(window)
+        decoded = list(range(max(0, window.shared - self.config.alignment.max_frames), len(window.frames)))
+        transform = images[0].transform
+        tokens = torch.stack([self._tokens[frame.stamp_ns] for frame in window.frames])
+        output = self.network.predict(tokens, transform.model_size, frames=decoded)
+        cam_from_window, K_network = _cameras(_numpy(output.pose_encoding)[0], transform.model_size)
+        depth = np.full((len(images), *transform.model_size), np.nan, np.float32)
+        confidence = depth.copy()
+        depth[decoded], confidence[decoded] = _numpy(output.depth)[0], _numpy(output.depth_confidence)[0]
+        K = self._intrinsics(window, K_network, transform)
+        has_K = np.isfinite(K).all(axis=(1, 2))
+        is_known = np.isfinite(depth) & np.isfinite(confidence) & (depth > 0) & has_K[:, None, None]
+        return Prediction(
+            stamps_ns=tuple(frame.stamp_ns for frame in window.frames),
+            frame_ids=tuple(frame.frame_id for frame in window.frames),
+            image=np.stack([_pixels(image) for image in images]),
+            cam_from_window=cam_from_window,
+            K=np.where(has_K[:, None, None], K, _guess_intrinsics(transform.model_size)),
+            K_network=K_network,
+            depth=np.where(is_known, depth, np.float32('nan')),
+            confidence=confidence,
+            transform=transform,
+            prepare_s=prepared - start,
+            network_s=time.perf_counter() - prepared,
+        )
+
+    def _keep_only(self, stamps_ns: set[int]) -> None:
+        self._images = {stamp: image for stamp, image in self._images.items() if stamp in stamps_ns}
+        self._tokens = {stamp: tokens for stamp, tokens in self._tokens.items() if stamp in stamps_ns}
+
+    def _resize(self, window: Window) -> None:
+        height, width = window.frames[0].size
+        patch = self.network.config.patch_size
+        made_for = self.network.config.image_size
+        model_width = self.config.model.input_width or fitting_width(height, width, made_for, patch)
+        for frame in window.frames:
+            if frame.stamp_ns not in self._images:
+                self._images[frame.stamp_ns] = resize_keeping_aspect(frame.image, model_width, patch)
+
+    def _encode(self, window: Window) -> None:
+        stamps = [frame.stamp_ns for frame in window.frames if frame.stamp_ns not in self._tokens]
+        if stamps:
+            tokens = self.network.encode(torch.stack([self._images[stamp].image for stamp in stamps]))
+            self._tokens.update(zip(stamps, tokens, strict=True))
+
+    def _intrinsics(self, window: Window, K_network: np.ndarray, transform: ImageTransform) -> np.ndarray:
+        """[S, 3, 3] to unproject with, after intrinsics_mode; NaN where there is none."""
+        mode = self.config.camera.intrinsics_mode
+        if mode == 'per_window':
+            return K_network
+        locked = self._locked_intrinsics(K_network, transform)
+        calibrated = [frame.K if mode == 'camera_info' else None for frame in window.frames]
+        return np.stack([locked if K is None else transform.K_to_model(K) for K in calibrated])
+
+    def _locked_intrinsics(self, K_network: np.ndarray, transform: ImageTransform) -> np.ndarray:
+        """[3, 3] the median K of the first window at this size that has one."""
+        if self._locked is None or self._locked[0] != transform:
+            given = K_network[np.isfinite(K_network).all(axis=(1, 2))]
+            if len(given) == 0:
+                return np.full((3, 3), np.nan)
+            self._locked = transform, np.median(given, axis=0)
+        return self._locked[1]
+
+
+def load_network(config: Config) -> StreamingVGGT:
+    """The network that config.model names, on its device; ConfigError where it cannot be had."""
+    device = resolve_device(config.model)
+    dtype = resolve_precision(config.model, device)
+    try:
+        model = load_vggt(config.model.source, heads=HEADS, local_files_only=config.model.local_files_only)
+        return StreamingVGGT(model, device=device, dtype=dtype, heads=HEADS)
+    except VGGTError as error:
+        raise ConfigError(str(error)) from error
+
+
+def fitting_width(height: int, width: int, image_size: int, patch_size: int) -> int:
+    """Width for the network at which the longer side of an upright image is not above what it was made for."""
+    longest = image_size * min(1.0, width / height)
+    return max(patch_size, int(longest / patch_size) * patch_size)
+
+
+def _cameras(pose_encoding: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """[S, 9] -> cam_from_window [S, 4, 4] with camera 0 at the identity, and K [S, 3, 3]; NaN where there is none.
+
+    The network puts camera 0 only about at its origin. What moves is the origin: the cameras turn and shift together,
+    each in front of its own depth.
+    """
+    camera, K = decode_pose_encoding(torch.from_numpy(pose_encoding.astype(np.float64)), image_size)
+    cam_from_world = np.tile(np.eye(4), (len(pose_encoding), 1, 1))
+    cam_from_world[:, :3] = camera.numpy()
+    cam_from_world[~np.isfinite(cam_from_world).all(axis=(1, 2))] = np.nan
+    cam_from_window = cam_from_world @ invert_rigid(cam_from_world[0])  # all NaN where camera 0 is
+    if np.isfinite(cam_from_window[0]).all():
+        cam_from_window[0] = np.eye(4)  # exactly, not but for rounding
+    is_K = np.isfinite(K.numpy()).all(axis=(1, 2)) & (K.numpy()[:, 0, 0] > 0) & (K.numpy()[:, 1, 1] > 0)
+    return cam_from_window, np.where(is_K[:, None, None], K.numpy(), np.nan)
+
+
+def _guess_intrinsics(image_size: tuple[int, int]) -> np.ndarray:
+    """[3, 3] to publish beside depth that is all unknown: 53 degrees across the longer side, as common lenses see."""
+    height, width = image_size
+    focal = float(max(height, width))
+    return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+
+
+def _numpy(tensor: torch.Tensor | None) -> np.ndarray:
+    if tensor is None:
+        raise PredictionError('the network has no camera or depth head; choose a model with both')
+    return tensor.float().cpu().numpy()
+
+
+def _pixels(image: ModelImage) -> np.ndarray:
+    """[h, w, 3] uint8, as they were before the network's scaling to [0, 1]."""
+    return (image.image.permute(1, 2, 0).numpy() * 255.0).round().astype(np.uint8)
 
 
 class FakePredictor:
     """No network: a camera that glides to the right along a flat wall, whatever the images show.
 
-    For tests of the plumbing. The wall is DISTANCE ahead, the camera moves SPEED each second of the stamps.
+    For tests of the plumbing. The wall is DISTANCE ahead, the camera moves SPEED a second by the stamps.
     """
 
     DISTANCE = 2.0
     SPEED = 0.1
-    WIDTH = 112  # pixels of the grid, unless input_width says otherwise; enough for plumbing
+    WIDTH = 112  # pixels of the grid unless input_width says otherwise; enough for plumbing
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -50,27 +225,24 @@ class FakePredictor:
     def predict(self, window: Window) -> Prediction:
         """The wall as seen from each frame of the window."""
         start = time.perf_counter()
-        height, width = window.frames[0].size
-        w = min(width, self.config.model.input_width or self.WIDTH)
-        h = max(1, round(w * height / width))
-        # pixel centres are at integers: u' = (u + 0.5) * s - 0.5
-        grid_from_source = np.diag([w / width, h / height, 1.0])
-        grid_from_source[:2, 2] = (grid_from_source[[0, 1], [0, 1]] - 1.0) / 2.0
-        frames = window.frames
-        K_network = np.array([[w, 0.0, (w - 1) / 2], [0.0, w, (h - 1) / 2], [0.0, 0.0, 1.0]])
-        use_calibration = self.config.camera.intrinsics_mode == 'camera_info'
-        K = [grid_from_source @ f.K if f.K is not None and use_calibration else K_network for f in frames]
+        frames, use_calibration = window.frames, self.config.camera.intrinsics_mode == 'camera_info'
+        width = min(frames[0].size[1], self.config.model.input_width or self.WIDTH)
+        images = [resize_keeping_aspect(frame.image, width, patch_size=1) for frame in frames]
+        transform = images[0].transform
+        h, w = transform.model_size
+        K_network = np.array([[w, 0.0, w / 2], [0.0, w, h / 2], [0.0, 0.0, 1.0]])
+        K = [transform.K_to_model(f.K) if f.K is not None and use_calibration else K_network for f in frames]
         cam_from_window = np.tile(np.eye(4), (len(frames), 1, 1))
-        cam_from_window[:, 0, 3] = [-self.SPEED * (f.stamp_ns - frames[0].stamp_ns) / 1e9 for f in frames]
+        cam_from_window[:, 0, 3] = [-self.SPEED * (frame.stamp_ns - frames[0].stamp_ns) / 1e9 for frame in frames]
         return Prediction(
-            stamps_ns=tuple(f.stamp_ns for f in frames),
-            frame_ids=tuple(f.frame_id for f in frames),
-            image=np.stack([cv2.resize(f.image, (w, h), interpolation=cv2.INTER_AREA) for f in frames]),
+            stamps_ns=tuple(frame.stamp_ns for frame in frames),
+            frame_ids=tuple(frame.frame_id for frame in frames),
+            image=np.stack([_pixels(image) for image in images]),
             cam_from_window=cam_from_window,
             K=np.stack(K),
             K_network=np.tile(K_network, (len(frames), 1, 1)),
             depth=np.full((len(frames), h, w), self.DISTANCE, dtype=np.float32),
             confidence=np.ones((len(frames), h, w), dtype=np.float32),
-            grid_from_source=grid_from_source,
+            transform=transform,
             prepare_s=time.perf_counter() - start,
         )

@@ -1,0 +1,59 @@
+"""Where the network runs and in which number format."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from vggt_ros.core.config import ModelConfig
+from vggt_ros.core.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'fp32': torch.float32}
+
+
+def resolve_device(config: ModelConfig) -> torch.device:
+    """The device that config.device names.
+
+    Raises:
+        ConfigError: no such device here; says why and what to do. Only 'auto' falls back to the CPU, with a warning.
+    """
+    if config.device == 'auto':
+        reason = _why_no_cuda(0)
+        if reason is None:
+            return torch.device('cuda', 0)
+        log.warning('running on the CPU, which is slow: %s; set device to cpu if that is meant', reason)
+        return torch.device('cpu')
+    if config.device == 'cpu':
+        return torch.device('cpu')
+    name, _, number = config.device.partition(':')
+    if name != 'cuda' or (number and not number.isdecimal()) or config.device.endswith(':'):
+        raise ConfigError(f'device must be auto, cpu, cuda or cuda:N, got {config.device!r}')
+    index = int(number or 0)
+    reason = _why_no_cuda(index)
+    if reason is not None:
+        raise ConfigError(f'device {config.device} cannot be used: {reason}; or set device to cpu, or to auto')
+    return torch.device('cuda', index)
+
+
+def resolve_precision(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """The format that config.precision names; auto is float32 on a CPU, and the best half format of a GPU."""
+    if config.precision != 'auto':
+        return PRECISIONS[config.precision]
+    if device.type == 'cpu':
+        return torch.float32
+    # before Ampere (compute capability 8) bfloat16 is emulated
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+
+
+def _why_no_cuda(index: int) -> str | None:
+    """The reason why a GPU cannot be used and the way out; None where it can."""
+    if torch.version.cuda is None:
+        return 'this torch is built without CUDA; install one with it from https://pytorch.org/get-started/locally'
+    if not torch.cuda.is_available():
+        return 'torch finds no GPU that its driver serves; see whether nvidia-smi lists one'
+    if index >= torch.cuda.device_count():
+        return f'torch finds {torch.cuda.device_count()} GPU, counted from 0'
+    return None
