@@ -32,13 +32,16 @@ class Parameters:
         self._names = tuple(one.name for one in self._settings)
         for one in self._settings:
             self._declare(one)
-        self._check(())
+        self._last = self._check(())
         node.add_on_set_parameters_callback(self._on_set)
 
     @property
     def config(self) -> Config:
         """All settings as they stand now."""
-        return Config().with_values(self._values())
+        values = self._values()
+        if values != self._last.values():
+            self._last = Config().with_values(values)
+        return self._last
 
     def _declare(self, one: Setting) -> None:
         try:

@@ -1,0 +1,134 @@
+"""What /diagnostics says: input, inference, output and tracking, each with a level, a sentence and figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from vggt_ros.core.config import Config
+from vggt_ros.core.pipeline import Statistics
+from vggt_ros.core.submap import Seam, SeamStatus
+from vggt_ros.mailbox import Mailbox
+from vggt_ros.worker import Report
+
+
+@dataclass(frozen=True)
+class Health:
+    """All that the diagnostics look at.
+
+    Args:
+        config: settings.
+        report: of the worker.
+        statistics: of the pipeline.
+        mailbox: the waiting images.
+        silence: why no image comes; empty while they come.
+        is_needed: whether anybody wants results; without, the network rests.
+        device: where the network runs.
+    """
+
+    config: Config
+    report: Report
+    statistics: Statistics
+    mailbox: Mailbox[Any]
+    silence: str
+    is_needed: bool
+    device: str
+
+
+def diagnostics(health: Health, name: str) -> DiagnosticArray:
+    """The array to publish; the caller fills in its stamp."""
+    array = DiagnosticArray()
+    for task, level, message, figures in _tasks(health):
+        values = [KeyValue(key=key, value=str(value)) for key, value in figures.items()]
+        status = DiagnosticStatus(
+            level=level, name=f'{name}: {task}', message=message, hardware_id=health.device, values=values
+        )
+        array.status.append(status)
+    return array
+
+
+def _tasks(health: Health) -> Iterator[tuple[str, bytes, str, Mapping[str, object]]]:
+    report = health.report
+    yield ('input', *_input(health))
+    yield ('inference', *_inference(health))
+    yield ('output', *_output(health))
+    yield ('tracking', *_tracking(report.seam, health.statistics, health.config))
+
+
+def _input(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
+    report, mailbox = health.report, health.mailbox
+    figures = {
+        'image': report.image,
+        'received': mailbox.received,
+        'skipped because newer ones came': mailbox.dropped,
+        'not decodable': report.bad_images,
+        'duplicate stamps': health.statistics.duplicates,
+        'out of order': health.statistics.out_of_order,
+        'calibrated': not report.uncalibrated,
+    }
+    if health.silence:
+        return DiagnosticStatus.WARN, health.silence, figures
+    if report.uncalibrated:
+        return DiagnosticStatus.WARN, 'no CameraInfo: intrinsics are those of the network', figures
+    return DiagnosticStatus.OK, 'images come', figures
+
+
+def _inference(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
+    report = health.report
+    times_ms = 1e3 * np.array(report.window_s or [math.nan])
+    figures = {
+        'last window ms': f'{times_ms[-1]:.1f}',
+        'mean window ms': f'{times_ms.mean():.1f}',
+        'p95 window ms': f'{np.percentile(times_ms, 95):.1f}',
+        'windows': health.statistics.windows,
+        'windows lost': report.failures,
+        'window_size': health.config.window.size,
+        'model': health.config.model.source,
+    }
+    if report.failures:
+        return DiagnosticStatus.ERROR, f'windows lost: {report.last_failure}', figures
+    if not health.is_needed:
+        return DiagnosticStatus.OK, 'resting: nobody listens', figures
+    return DiagnosticStatus.OK, 'running', figures
+
+
+def _output(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
+    report, limit_s = health.report, health.config.stream.max_latency_s
+    figures = {
+        'frames published': report.published,
+        'latency s': f'{report.latency_s:.3f}',
+        'dropped as too late': report.late,
+    }
+    if report.late:
+        return DiagnosticStatus.WARN, f'results older than max_latency_s ({limit_s:g} s) were dropped', figures
+    return DiagnosticStatus.OK, 'results go out' if report.published else 'no result yet', figures
+
+
+def _tracking(seam: Seam | None, statistics: Statistics, config: Config) -> tuple[bytes, str, Mapping[str, object]]:
+    unit = 'metres' if config.scale.scale_source != 'none' else 'unit of the first window, not metres'
+    figures: dict[str, object] = {
+        'unit': unit,
+        'windows held': statistics.held,
+        'windows degenerate': statistics.degenerate,
+        'restarts': statistics.restarts,
+        'resets': statistics.resets,
+    }
+    if seam is None:
+        return DiagnosticStatus.OK, 'no window yet', figures
+    figures |= {
+        'seam': seam.status.value,
+        'inlier ratio': f'{seam.inlier_ratio:.3f}',
+        'residual': f'{seam.residual:.4f}',
+        'scale ratio': f'{seam.scale_ratio:.4f}',
+        'rotation deg': f'{seam.rotation_deg:.3f}',
+    }
+    if seam.status is SeamStatus.HELD:
+        return DiagnosticStatus.ERROR, 'lost: the last window could not be joined to the one before', figures
+    if seam.status is SeamStatus.DEGENERATE:
+        return DiagnosticStatus.WARN, 'the last window was joined by camera poses alone', figures
+    return DiagnosticStatus.OK, 'windows fit together', figures

@@ -1,0 +1,327 @@
+"""VggtNode: subscribe, hand images to one worker thread, publish its results."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from std_srvs.srv import SetBool, Trigger
+
+from vggt_ros.core.config import Config, settings
+from vggt_ros.core.errors import ConfigError, EncodingError, VggtRosError
+from vggt_ros.core.pipeline import Pipeline
+from vggt_ros.core.predictor import make_predictor
+from vggt_ros.diagnostics import Health, diagnostics
+from vggt_ros.encode import Encoder
+from vggt_ros.inputs import Inputs
+from vggt_ros.mailbox import Mailbox
+from vggt_ros.messages import ros_messages
+from vggt_ros.outputs import Outputs
+from vggt_ros.parameters import Parameters
+from vggt_ros.ros_log import RosLogHandler
+from vggt_ros.throttle import Throttle
+from vggt_ros.topics import NODE_NAME, TOPICS
+from vggt_ros.transforms import RobotTransforms
+from vggt_ros.worker import Worker, explain
+
+log = logging.getLogger('vggt_ros.node')  # also where this file is run as __main__
+
+WATCH_PERIOD_S = 1.0  # diagnostics, and the look at whether images come
+SILENCE_S = 5.0  # without an image for so long we say why; rtabmap_ros has the same patience
+STOP_S = 5.0  # waited for the window being computed when the process ends
+DEACTIVATE_S = 60.0  # and when it goes on; a large model on a CPU takes that long
+
+
+class VggtNode(LifecycleNode):
+    """Camera images in; depth, clouds, poses and TF out.
+
+    configure loads the network, activate subscribes and starts the worker, deactivate stops it, cleanup frees all.
+    The executor's thread only receives images and answers services; decoding, inference and publishing are the
+    worker's. rclpy turns an exception in a transition into ERROR without a word, so each transition says its own.
+    """
+
+    def __init__(self, **node_arguments: Any) -> None:
+        super().__init__(NODE_NAME.lstrip('/'), **node_arguments)
+        self._log_handler = RosLogHandler(self.get_logger())
+        self._log_handler.attach()
+        self._settings = Parameters(self)
+        self.declare_parameter('autostart', True)
+        self._transforms: RobotTransforms | None = None  # kept over cleanup: TF remembers ten seconds
+        self._configured = contextlib.ExitStack()  # what cleanup takes down again
+        self._pipeline: Pipeline | None = None
+        self._outputs: Outputs | None = None
+        self._inputs: Inputs | None = None
+        self._worker: Worker | None = None
+        self._mailbox: Mailbox[Any] = Mailbox(1)
+        self._is_enabled = True
+        self._last_image_s = 0.0
+        self._throttle = Throttle()
+
+    @property
+    def autostart(self) -> bool:
+        """Whether the process configures and activates the node itself, so that plain `ros2 run` works."""
+        return bool(self.get_parameter('autostart').value)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the network and create what publishes; FAILURE with one line where that cannot be."""
+        try:
+            self._configure(self._settings.config)
+        except Exception as error:
+            self._say_failure('configure', error)
+            self._free()
+            return TransitionCallbackReturn.FAILURE
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe and start the worker."""
+        try:
+            self._activate(self._settings.config)
+        except Exception as error:
+            self._say_failure('activate', error)
+            self._stop(STOP_S)
+            return TransitionCallbackReturn.FAILURE
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Take no more images, finish and publish the window being computed; the network stays loaded."""
+        self._stop(DEACTIVATE_S)
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the network and all publishers."""
+        self._free()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free, from any state."""
+        self._stop(STOP_S)
+        self._free()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured, from where it can be tried again."""
+        self._stop(STOP_S)
+        self._free()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> bool:
+        """Stop for good; False when a window is still being computed and its thread could not be joined."""
+        is_stopped = self._stop(STOP_S)
+        self._log_handler.detach()
+        return is_stopped
+
+    def _say_failure(self, transition: str, error: Exception) -> None:
+        if self.context.ok():  # else the process is told to end, and that is why it failed
+            log.error('cannot %s: %s', transition, error if isinstance(error, VggtRosError) else explain(error))
+            log.debug('cannot %s', transition, exc_info=True)
+
+    def _configure(self, config: Config) -> None:
+        start = time.monotonic()
+        self._pipeline = Pipeline(config, make_predictor(config))
+        log.info('model %s ready in %.1f s', config.model.source, time.monotonic() - start)
+        self._outputs = Outputs(self)
+        self._configured.callback(self._outputs.destroy)
+        if self._transforms is None:
+            self._transforms = RobotTransforms(self)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._configured.callback(self.destroy_publisher, self._diagnostics)
+        # Steady time: the watch goes on while a simulation is paused.
+        timer = self.create_timer(WATCH_PERIOD_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._configured.callback(self.destroy_timer, timer)
+        for kind, name, callback in ((Trigger, '~/reset', self._on_reset), (SetBool, '~/enable', self._on_enable)):
+            self._configured.callback(self.destroy_service, self.create_service(kind, name, callback))
+        if config.scale.scale_source == 'none':
+            log.warning('lengths are in the unit of the first window, not metres: set scale_source:=fixed and scale')
+
+    def _activate(self, config: Config) -> None:
+        assert self._pipeline is not None
+        assert self._outputs is not None
+        assert self._transforms is not None
+        if self._worker is not None and self._worker.is_alive:
+            raise ConfigError('the window of the last activation is still being computed; try again when it is done')
+        self._last_image_s = time.monotonic()
+        self._mailbox = Mailbox(config.window.stride)
+        self._inputs = Inputs(self, config.input, self._on_image, self._on_camera_info)
+        self._worker = Worker(
+            self._pipeline,
+            Encoder(config, ros_messages(), self._pipeline.map.points),
+            self._transforms,
+            self._outputs,
+            lambda: self._settings.config,
+            self._mailbox,
+            data_clock=self._data_clock,
+            convert=convert_to_rgb,
+            is_rectified=self._inputs.is_rectified,
+        )
+        if self._pipeline.statistics.frames:  # the robot may have moved since the last activation
+            self._worker.ask_reset()
+        self._transforms.resume()
+        self._worker.start()
+        log.info('waiting for images on %s and %s', self._inputs.image_topic, self._inputs.camera_info_topic)
+
+    def _stop(self, timeout_s: float) -> bool:
+        """No more images in; whether the worker has ended."""
+        if self._inputs is not None:
+            self._inputs.destroy()
+            self._inputs = None
+        if self._worker is None or self._worker.stop(timeout_s):
+            self._worker = None
+            return True
+        log.warning('the window being computed takes longer than %g s: its results are dropped', timeout_s)
+        return False
+
+    def _free(self) -> None:
+        self._configured.close()
+        self._pipeline = self._outputs = None
+        if 'torch' in sys.modules and sys.modules['torch'].cuda.is_available():
+            sys.modules['torch'].cuda.empty_cache()
+
+    def _data_clock(self) -> float:
+        if self.get_parameter('use_sim_time').value:
+            return self.get_clock().now().nanoseconds * 1e-9
+        return time.monotonic()  # the clock on the wall may be set while we run
+
+    def _on_image(self, message: Any) -> None:
+        self._last_image_s = time.monotonic()
+        if self._is_needed():
+            self._mailbox.put(message)
+
+    def _on_camera_info(self, message: Any) -> None:
+        if self._worker is not None:
+            self._worker.camera_infos.add(message)
+
+    def _is_needed(self) -> bool:
+        """Whether results would reach anybody: without, nothing is decoded and the network rests."""
+        config = self._settings.config
+        frames = config.frames
+        return self._is_enabled and (
+            config.stream.publish_when_unsubscribed
+            or frames.publish_odom_to_base_tf
+            or frames.publish_map_to_odom_tf
+            or (self._outputs is not None and self._outputs.is_anybody_listening())
+        )
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = self._worker is not None
+        response.message = 'a new map starts with the next image' if response.success else 'the node is not active'
+        if self._worker is not None:
+            self._worker.ask_reset()
+        return response
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._is_enabled = request.data
+        response.success = True
+        response.message = 'images are processed' if request.data else 'images are ignored; the model stays loaded'
+        return response
+
+    def _watch(self) -> None:
+        """Once a second: say why nothing comes, and how things are."""
+        silence = self._describe_silence()
+        if silence:
+            self._throttle(log.warning, 'silence', silence)
+        if self._worker is None or self._pipeline is None:
+            return
+        config = self._settings.config
+        health = Health(
+            config=config,
+            report=self._worker.report,
+            statistics=self._pipeline.statistics,
+            mailbox=self._mailbox,
+            silence=silence,
+            is_needed=self._is_needed(),
+            device=str(getattr(self._pipeline.predictor, 'device', config.model.device)),
+        )
+        array = diagnostics(health, self.get_fully_qualified_name().lstrip('/'))
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+    def _describe_silence(self) -> str:
+        if self._inputs is None or time.monotonic() - self._last_image_s < SILENCE_S:
+            return ''
+        if self.get_parameter('use_sim_time').value and self.get_clock().now().nanoseconds == 0:
+            return f'{self._inputs.describe_silence()}; use_sim_time is set and no /clock has come either'
+        return self._inputs.describe_silence()
+
+
+def convert_to_rgb(message: Any) -> np.ndarray:
+    """[H, W, 3] uint8 RGB of an Image in one of the rarer encodings, through cv_bridge."""
+    try:
+        from cv_bridge import CvBridge
+    except ImportError as error:  # its binary of Humble and Jazzy breaks beside NumPy 2
+        raise EncodingError(
+            f'image encoding {message.encoding!r} needs cv_bridge, which fails here: {error}'
+        ) from error
+    return CvBridge().imgmsg_to_cv2(message, 'rgb8')
+
+
+def usage() -> str:
+    """What `ros2 run vggt_ros node --help` prints."""
+    parameters = '\n'.join(f'  {one.name:28} {one.default!r:14} {one.help}' for one in settings())
+    topics = '\n'.join(f'  {topic.name:28} {topic.help}' for topic in TOPICS)
+    autostart = f'  {"autostart":28} {True!r:14} configure and activate at once'
+    return (
+        'Turn camera images into depth, clouds, poses and TF.\n\n'
+        'ros2 run vggt_ros node --ros-args -r image:=/camera/image_raw -p standalone:=true\n\n'
+        f'Parameters (name, default, meaning):\n{parameters}\n{autostart}\n\n'
+        f'Topics published:\n{topics}'
+    )
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is told to stop; the exit code is 0 then, and 1 when it could not start."""
+    if {'-h', '--help'} & set(sys.argv if args is None else args):
+        print(usage())
+        return 0
+    rclpy.init(args=args)
+    node = None
+    try:
+        node = VggtNode()
+        if node.autostart and not start(node):
+            return 1 if rclpy.ok() else 0
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except ConfigError as error:
+        print(f'{NODE_NAME.lstrip("/")}: {error}', file=sys.stderr)
+        return 1
+    finally:
+        _end(node)
+    return 0
+
+
+def start(node: VggtNode) -> bool:
+    """Configure and activate; False where either failed and the log says why."""
+    return (
+        node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        and node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    )
+
+
+def _end(node: VggtNode | None) -> None:
+    try:
+        is_stopped = node is None or node.close()
+    except KeyboardInterrupt:  # asked twice: do not wait for the window
+        is_stopped = False
+    if not is_stopped:
+        # A thread inside the network cannot be interrupted, and the interpreter crashes when it ends under one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    with contextlib.suppress(Exception):  # the context may be gone already
+        if node is not None:
+            node.destroy_node()
+    rclpy.try_shutdown()
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Outputs: the node's publishers, made from the one table of topics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
+
+from vggt_ros.core.config import Config
+from vggt_ros.encode import Output, standalone_tf_static
+from vggt_ros.messages import ros_messages
+from vggt_ros.topics import TOPICS, Topic
+
+
+class Outputs:
+    """Publishes what the encoder made, and knows what anybody wants.
+
+    Publishing happens on the caller's thread, which is the worker's: the executor stays free for images and services,
+    and messages leave in the order they were made. rcl allows it, as long as one thread fills each message.
+    Source: ros2/rcl, rcl/include/rcl/publisher.h, "Thread-Safe: yes" of rcl_publish.
+
+    Args:
+        node: owns the publishers; they publish while the node is active.
+    """
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node = node
+        self._messages = ros_messages()
+        self._lazy = tuple(topic.name for topic in TOPICS if topic.lazy)
+        self._eager = frozenset(topic.name for topic in TOPICS if not topic.lazy)
+        self._publishers = {topic.name: self._make(topic) for topic in TOPICS if topic.name.startswith('~')}
+        self._broadcaster = TransformBroadcaster(node)
+        self._static_broadcaster = StaticTransformBroadcaster(node)
+        self._announced: set[str] = set()
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """Names of the topics worth making messages for: what is small, and what somebody listens to."""
+        return self._eager | {name for name in self._lazy if self._publishers[name].get_subscription_count()}
+
+    def is_anybody_listening(self) -> bool:
+        """Whether any topic but TF has a subscriber."""
+        return any(publisher.get_subscription_count() for publisher in self._publishers.values())
+
+    def publish(self, outputs: Iterable[Output]) -> None:
+        """Publish messages in the given order."""
+        for output in outputs:
+            if output.topic == '/tf':
+                self._broadcaster.sendTransform(output.message.transforms)
+            else:
+                self._publishers[output.topic].publish(output.message)
+
+    def announce_camera(self, config: Config, stamp_ns: int, optical_frame: str) -> None:
+        """Static TF robot -> optical frame of a camera without a robot, once per optical frame."""
+        if optical_frame not in self._announced:
+            self._announced.add(optical_frame)
+            message = standalone_tf_static(self._messages, config, stamp_ns, optical_frame)
+            self._static_broadcaster.sendTransform(message.transforms)
+
+    def destroy(self) -> None:
+        """Take all publishers down."""
+        for publisher in self._publishers.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+        for broadcaster in (self._broadcaster, self._static_broadcaster):
+            self._node.destroy_publisher(broadcaster.pub_tf)
+
+    def _make(self, topic: Topic) -> Any:
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if topic.latched else DurabilityPolicy.VOLATILE
+        qos = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=topic.depth,
+            reliability=ReliabilityPolicy.RELIABLE,
+            durability=durability,
+        )
+        return self._node.create_lifecycle_publisher(
+            self._messages[topic.type],
+            topic.name,
+            qos,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )

@@ -1,0 +1,89 @@
+"""RobotTransforms: where the camera sits on the robot, from TF."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import numpy as np
+import tf2_ros
+import tf_transformations
+from geometry_msgs.msg import TransformStamped
+from rclpy.node import Node
+from rclpy.time import Time
+
+from vggt_ros.core.config import FramesConfig
+from vggt_ros.core.geometry import BODY_FROM_OPTICAL
+from vggt_ros.throttle import Throttle
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.01  # a transform that is late by network time comes within a few of these
+
+
+class RobotTransforms:
+    """Looks up transforms at the stamp of an image, waiting for late ones on the steady clock.
+
+    tf2's own waiting counts in ROS time, which stands still while a simulation is paused; this one always ends. To be
+    called from the worker's thread, while the executor fills the buffer.
+
+    Args:
+        node: subscribes to /tf and /tf_static.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._buffer = tf2_ros.Buffer(node=node)
+        self._listener = tf2_ros.TransformListener(self._buffer, node)
+        self._throttle = Throttle()
+        self._stopped = threading.Event()
+
+    def resume(self) -> None:
+        """Wait for transforms again."""
+        self._stopped.clear()
+
+    def stop_waiting(self) -> None:
+        """Let a waiting lookup give up at once."""
+        self._stopped.set()
+
+    def base_from_cam(
+        self, frames: FramesConfig, optical_frame: str, stamp_ns: int, timeout_s: float
+    ) -> np.ndarray | None:
+        """[4, 4] pose of the optical frame in the robot's frame, metres; None, and said so, where TF has none.
+
+        Args:
+            frames: names, and whether there is no robot: then the base is at the camera, axes after REP 103.
+            optical_frame: frame of the image.
+            stamp_ns: stamp of the image.
+            timeout_s: steady seconds to wait for a transform that is not there yet.
+        """
+        if frames.standalone:
+            return BODY_FROM_OPTICAL
+        if frames.base_frame == optical_frame:
+            return np.eye(4)
+        consequence = 'images and clouds go out in the optical frame, odometry and TF of the robot do not'
+        return self._lookup(frames.base_frame, optical_frame, stamp_ns, timeout_s, consequence)
+
+    def odom_from_base(self, frames: FramesConfig, stamp_ns: int, timeout_s: float) -> np.ndarray | None:
+        """[4, 4] pose of the robot as its own odometry has it; None, and said so, where TF has none."""
+        consequence = f'{frames.map_frame} -> {frames.odom_frame} is not published'
+        return self._lookup(frames.odom_frame, frames.base_frame, stamp_ns, timeout_s, consequence)
+
+    def _lookup(self, target: str, source: str, stamp_ns: int, timeout_s: float, consequence: str) -> np.ndarray | None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return matrix(self._buffer.lookup_transform(target, source, Time(nanoseconds=stamp_ns)))
+            except tf2_ros.TransformException as error:
+                if time.monotonic() >= deadline or self._stopped.wait(POLL_S):
+                    text = f'TF has no {target} <- {source} at the stamp of the image: {consequence}. {error}'
+                    self._throttle(log.warning, f'{target} {source}', text)
+                    return None
+
+
+def matrix(transform: TransformStamped) -> np.ndarray:
+    """TransformStamped -> [4, 4] target_from_source, the target being header.frame_id."""
+    rotation, translation = transform.transform.rotation, transform.transform.translation
+    target_from_source = tf_transformations.quaternion_matrix((rotation.x, rotation.y, rotation.z, rotation.w))
+    target_from_source[:3, 3] = translation.x, translation.y, translation.z
+    return target_from_source

@@ -1,0 +1,338 @@
+"""Worker: one thread that turns waiting images into published results."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from vggt_ros.core.config import Config, FramesConfig
+from vggt_ros.core.errors import EncodingError, ShapeError
+from vggt_ros.core.frame import Frame
+from vggt_ros.core.geometry import invert_rigid
+from vggt_ros.core.pipeline import Pipeline
+from vggt_ros.core.submap import Seam, Update
+from vggt_ros.decode import CameraInfoCache, decode_frame, is_distorted, stamp_ns
+from vggt_ros.encode import Encoder, Output
+from vggt_ros.mailbox import Letter, Mailbox
+from vggt_ros.throttle import Throttle
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1  # how often a worker without images looks for requests and for the end of the stream
+RECENT = 100  # windows whose times make up the figures of the diagnostics
+
+
+class Sink(Protocol):
+    """Where results go."""
+
+    @property
+    def wanted(self) -> Collection[str]:
+        """Names of topics worth making messages for."""
+
+    def publish(self, outputs: Iterable[Output]) -> None:
+        """Publish in the given order."""
+
+    def announce_camera(self, config: Config, stamp_ns: int, optical_frame: str) -> None:
+        """Publish the static TF robot -> optical frame."""
+
+
+class Mount(Protocol):
+    """Where the camera sits on the robot, and the robot in its own odometry."""
+
+    def base_from_cam(
+        self, frames: FramesConfig, optical_frame: str, stamp_ns: int, timeout_s: float
+    ) -> np.ndarray | None:
+        """[4, 4], or None where it is not known."""
+
+    def odom_from_base(self, frames: FramesConfig, stamp_ns: int, timeout_s: float) -> np.ndarray | None:
+        """[4, 4], or None where it is not known."""
+
+    def stop_waiting(self) -> None:
+        """Let a waiting lookup give up."""
+
+
+@dataclass
+class Report:
+    """What the worker did so far; written by it alone, read by the diagnostics.
+
+    Args:
+        bad_images: dropped because they could not be decoded.
+        failures: windows lost because the network, or anything after it, failed.
+        late: results dropped because they were older than max_latency_s.
+        published: frames whose results went out.
+        window_s: seconds of the last windows, from taking the images to the last message.
+        latency_s: seconds from the arrival of the newest image to its results, of the last window.
+        seam: of the last window.
+        image: size and encoding of the last image.
+        uncalibrated: there is no usable CameraInfo.
+        last_failure: text of the last error.
+    """
+
+    bad_images: int = 0
+    failures: int = 0
+    late: int = 0
+    published: int = 0
+    window_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    latency_s: float = float('nan')
+    seam: Seam | None = None
+    image: str = ''
+    uncalibrated: bool = False
+    last_failure: str = ''
+
+
+class Worker:
+    """Takes images from a mailbox, runs the pipeline, publishes; the only thread that touches pipeline and encoder.
+
+    Args:
+        pipeline, encoder: the path from frames to messages.
+        mount: where the camera sits.
+        sink: where messages go.
+        settings: gives all settings as they stand; asked between windows.
+        mailbox: the waiting images.
+        data_clock: seconds of the time the data lives in: steady, or ROS time under use_sim_time.
+        convert: decodes the rarer encodings (decode.decode_image).
+        is_rectified: images are rectified (decode.decode_frame).
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        encoder: Encoder,
+        mount: Mount,
+        sink: Sink,
+        settings: Callable[[], Config],
+        mailbox: Mailbox[Any],
+        data_clock: Callable[[], float] = time.monotonic,
+        convert: Callable[[Any], np.ndarray] | None = None,
+        is_rectified: bool = False,
+    ) -> None:
+        self.report = Report()
+        self.camera_infos = CameraInfoCache()
+        self._pipeline, self._encoder, self._mount, self._sink = pipeline, encoder, mount, sink
+        self._settings, self._mailbox = settings, mailbox
+        self._convert, self._is_rectified = convert, is_rectified
+        self._config = pipeline.config
+        self._silence = Silence(data_clock)
+        self._throttle = Throttle()
+        self._arrivals: OrderedDict[int, float] = OrderedDict()  # stamp -> steady seconds
+        self._is_mount_known = False  # whether the map starts at the robot's base
+        self._waits_for_calibration = self._config.camera.intrinsics_mode == 'camera_info'
+        self._reset_asked = threading.Event()
+        self._stopping = threading.Event()
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._run, name='vggt_worker', daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Finish the window being computed and stop; False when that takes longer: its results are then dropped."""
+        self._stopping.set()
+        self._mailbox.wake()
+        self._mount.stop_waiting()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        self._abandoned = self.is_alive
+        return not self._abandoned
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def ask_reset(self) -> None:
+        """Start a new map before the next image."""
+        self._reset_asked.set()
+        self._mailbox.clear()
+        self._mailbox.wake()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            if self._waits_for_calibration and self._is_calibration_pending():
+                self._stopping.wait(TICK_S / 5)
+                continue
+            letters = self._mailbox.take(TICK_S)
+            self._guard(self._between_windows)
+            for letter in letters:
+                if self._stopping.is_set():
+                    return
+                self._silence.end()
+                self._guard(self._take_in, letter)
+            gap_s = self._config.stream.max_frame_gap_s
+            if not letters and gap_s > 0 and self._silence.lasts(gap_s):
+                self._guard(self._flush)
+
+    def _guard(self, work: Callable[..., None], *args: Any) -> None:
+        """Nothing that goes wrong with one image or window ends the stream."""
+        try:
+            work(*args)
+        except (EncodingError, ShapeError) as error:
+            self.report.bad_images += 1
+            self._throttle(log.error, 'image', f'image dropped: {error}')
+        except Exception as error:
+            self.report.failures += 1
+            self.report.last_failure = f'{type(error).__name__}: {error}'
+            log.debug('the window failed', exc_info=True)
+            self._throttle(log.error, type(error).__name__, f'window dropped: {explain(error)}')
+
+    def _between_windows(self) -> None:
+        """Take over requests and changed settings."""
+        if self._reset_asked.is_set():
+            self._reset_asked.clear()
+            self._pipeline.reset()
+            self._encoder.reset()
+            self._is_mount_known = False
+        config = self._settings()
+        if config != self._config:
+            self._pipeline.reconfigure(config)
+            self._encoder.config = self._config = config
+
+    def _is_calibration_pending(self) -> bool:
+        """Whether images should go on waiting for the first CameraInfo."""
+        if self.camera_infos.find(0) is not None:
+            self._waits_for_calibration = False
+            return False
+        arrival = self._mailbox.peek_first_arrival()
+        timeout_s = self._config.camera.camera_info_timeout_s
+        if arrival is None or time.monotonic() - arrival < timeout_s:
+            return arrival is not None
+        self._waits_for_calibration = False
+        self.report.uncalibrated = True
+        log.warning(
+            'no CameraInfo within %.1f s of the first image: going on with the intrinsics that the network sees in '
+            'the first window; remap camera_info if the camera is calibrated',
+            timeout_s,
+        )
+        return False
+
+    def _take_in(self, letter: Letter[Any]) -> None:
+        start = time.monotonic()
+        frame = self._decode(letter.message)
+        self._arrivals[frame.stamp_ns] = letter.arrival
+        while len(self._arrivals) > 4 * self._config.window.size:
+            self._arrivals.popitem(last=False)
+        self._place_first_camera(frame)
+        self._publish(self._pipeline.add_frame(frame), start)
+
+    def _decode(self, message: Any) -> Frame:
+        info = self.camera_infos.find(stamp_ns(message.header.stamp))
+        frame = decode_frame(
+            message,
+            info,
+            convert=self._convert,
+            frame_id=self._config.frames.camera_optical_frame,
+            rectified=self._is_rectified,
+        )
+        self.report.image = f'{frame.size[1]}x{frame.size[0]} {getattr(message, "encoding", None) or message.format}'
+        self.report.uncalibrated = frame.K is None
+        if info is not None and not self._is_rectified and is_distorted(info):
+            self._throttle(
+                log.warning,
+                'distortion',
+                'CameraInfo has lens distortion and the image is not rectified: depth and poses suffer towards the '
+                'borders; give the topic of image_proc, such as image:=/camera/image_rect',
+            )
+        return frame
+
+    def _place_first_camera(self, frame: Frame) -> None:
+        """Let the map start at the robot's base, axes level with it, if TF knows where the camera is mounted."""
+        if self._is_mount_known or self._pipeline.map.submaps:
+            return
+        frames, is_first = self._config.frames, self._pipeline.statistics.frames == 0
+        if frames.standalone:
+            self._sink.announce_camera(self._config, frame.stamp_ns, frame.frame_id)
+        timeout_s = frames.tf_timeout_s if is_first else 0.0
+        base_from_cam = self._mount.base_from_cam(frames, frame.frame_id, frame.stamp_ns, timeout_s)
+        if base_from_cam is not None:
+            self._pipeline.map.map_from_first_camera = base_from_cam
+            self._is_mount_known = True
+
+    def _flush(self) -> None:
+        """The stream has paused: what waits for a full window goes out as a shorter one."""
+        self._publish(self._pipeline.flush(), time.monotonic())
+
+    def _publish(self, update: Update | None, start: float) -> None:
+        if update is None or self._abandoned:
+            return
+        config, newest = self._config, update.frames[-1]
+        self.report.seam = update.seam
+        latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
+        if latency_s > config.stream.max_latency_s:
+            self.report.late += 1
+            self._throttle(
+                log.warning,
+                'late',
+                f'result dropped: it is {latency_s:.1f} s old, max_latency_s is {config.stream.max_latency_s:g}; '
+                'lower input_width or window_size, or take a smaller model or a GPU',
+            )
+            return
+        frames = config.frames
+        base_from_cam = self._mount.base_from_cam(frames, newest.frame_id, newest.stamp_ns, frames.tf_timeout_s)
+        outputs = self._encoder.encode(update, base_from_cam, self._sink.wanted)
+        self._sink.publish([*self._correct_odometry(update, base_from_cam), *outputs])
+        self.report.published += len(update.frames)
+        self.report.latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
+        self.report.window_s.append(time.monotonic() - start)
+
+    def _correct_odometry(self, update: Update, base_from_cam: np.ndarray | None) -> list[Output]:
+        """map -> odom beside an odometry that is not ours: map_from_base @ (odom_from_base)^-1, after REP 105."""
+        frames, newest = self._config.frames, update.frames[-1]
+        if base_from_cam is None or frames.publish_odom_to_base_tf or not frames.publish_map_to_odom_tf:
+            return []
+        odom_from_base = self._mount.odom_from_base(frames, newest.stamp_ns, frames.tf_timeout_s)
+        if odom_from_base is None:
+            return []
+        map_from_odom = newest.map_from_cam @ invert_rigid(base_from_cam) @ invert_rigid(odom_from_base)
+        make = self._encoder.make
+        transform = make.transform(newest.stamp_ns, frames.map_frame, frames.odom_frame, map_from_odom)
+        return [Output('/tf', newest.stamp_ns, make.tf([transform]))]
+
+
+class Silence:
+    """How long no image has come, in the time the data lives in.
+
+    Under use_sim_time that is ROS time: a bag played slowly has long pauses on the wall and none in the data. Where
+    that clock itself stands still, because the bag is over, the steady one counts.
+
+    Args:
+        data_clock: seconds.
+        steady: seconds that never stop or jump.
+    """
+
+    def __init__(self, data_clock: Callable[[], float], steady: Callable[[], float] = time.monotonic) -> None:
+        self._data_clock, self._steady = data_clock, steady
+        self._data_now, self._moved = data_clock(), steady()
+        self._since: float | None = None  # data time of the last image; None when its silence has been acted on
+
+    def end(self) -> None:
+        """An image came."""
+        self._since = self._data_now = self._data_clock()
+        self._moved = self._steady()
+
+    def lasts(self, seconds: float) -> bool:
+        """Whether the last image is that long ago; True once per silence."""
+        now = self._data_clock()
+        if now != self._data_now:
+            self._data_now, self._moved = now, self._steady()
+        if self._since is None:
+            return False
+        is_over = now - self._since >= seconds or self._steady() - self._moved >= seconds
+        if is_over:
+            self._since = None
+        return is_over
+
+
+def explain(error: Exception) -> str:
+    """One line about a failed window, with the way out where there is one."""
+    if type(error).__name__ == 'OutOfMemoryError':
+        if 'torch' in sys.modules:
+            sys.modules['torch'].cuda.empty_cache()
+        return 'the GPU is out of memory; lower window_size or input_width, or take precision bf16'
+    return f'{type(error).__name__}: {error}' if str(error) else type(error).__name__
