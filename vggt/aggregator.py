@@ -79,7 +79,7 @@ class Aggregator(nn.Module):
             Layer index to [B, S, N, 2C].
         """
         batch, frames = patch_tokens.shape[:2]
-        x = torch.cat((self._special_tokens(batch, frames).to(patch_tokens.dtype), patch_tokens), dim=2)
+        x = torch.cat((self.special_tokens(batch, frames).to(patch_tokens.dtype), patch_tokens), dim=2)
         frame_table = self._rotary_table(image_size, x.device)
         global_table = (frame_table[0].repeat(frames, 1, 1), frame_table[1].repeat(frames, 1, 1))
         layers: dict[int, Tensor] = {}
@@ -101,7 +101,7 @@ class Aggregator(nn.Module):
     def _global(self, index: int, x: Tensor, table: RotaryTable) -> Tensor:
         return self.global_blocks[index](x.flatten(1, 2), table).view(x.shape)  # (B, S*N, C): all frames at once
 
-    def _special_tokens(self, batch: int, frames: int) -> Tensor:
+    def special_tokens(self, batch: int, frames: int) -> Tensor:
         """[B, S, 1 + registers, C], with the first-frame variant in frame 0."""
         both = torch.cat((self.camera_token, self.register_token), dim=2)
         first, others = both[:, :1], both[:, 1:].expand(-1, frames - 1, -1, -1)

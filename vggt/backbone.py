@@ -59,7 +59,7 @@ class Backbone(nn.Module):
         """
         batch, _, height, width = images.shape
         patches = self.patch_embed(images)
-        position = self._position_embedding(height // self.patch_size, width // self.patch_size)
+        position = self.position_embedding(height // self.patch_size, width // self.patch_size)
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
         registers = self.register_tokens.expand(batch, -1, -1)  # registers have no position
         x = torch.cat((cls_token, registers, patches + position.to(patches.dtype)), dim=1)
@@ -67,7 +67,7 @@ class Backbone(nn.Module):
             x = block(x)
         return self.norm(x)[:, 1 + self.register_tokens.shape[1] :]
 
-    def _position_embedding(self, rows: int, columns: int) -> Tensor:
+    def position_embedding(self, rows: int, columns: int) -> Tensor:
         """[1, rows * columns, C]; another grid than the learnt one is resampled."""
         learnt = self.pos_embed[:, 1:]
         if rows == columns == self.native_side:

@@ -9,15 +9,29 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from golden import BUNDLED, SIBLING, Case, load_weights, model_cases, read_config
+from golden import (
+    BUNDLED,
+    SIBLING,
+    TINY_EPS_ADJUSTMENTS,
+    Case,
+    fill_by_recipe,
+    load_weights,
+    model_cases,
+    read_config,
+)
+from safetensors.torch import load_file
 
-from vggt import VGGT, VGGTOutput
+from vggt import VGGT, VGGTConfig, VGGTOutput
 
 CASES = model_cases()
+SMALL = [case for case in CASES if not case.is_large]
+LARGE = [case for case in CASES if case.is_large]
+LARGE_NEEDS_GB = 8  # 5 GB of weights, one part of them twice while it is made, and the activations
 
 TOLERANCES = {
     'patch_tokens': 5e-5,
@@ -123,18 +137,79 @@ def differences(ours: dict[str, np.ndarray], expected: dict[str, np.ndarray], st
     return failures
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', SMALL, ids=str)
 def test_network_gives_the_numbers_of_the_reference(case: Case) -> None:
     expected = reference_outputs(case)
     ours = run(build(case.description), expected)
     assert not differences(ours, expected, strict=case.model == 'tiny_eps')
 
 
-@pytest.mark.parametrize('description', sorted({case.description for case in CASES}), ids=lambda path: path.stem)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize('case', LARGE, ids=str)
+def test_released_architecture_gives_the_numbers_of_the_reference(case: Case) -> None:
+    if available_gb() < LARGE_NEEDS_GB:
+        pytest.skip(f'needs {LARGE_NEEDS_GB} GB of free memory, {available_gb():.1f} GB are free')
+    expected = reference_outputs(case)
+    data = json.loads(case.description.read_text())
+    with torch.device('meta'):
+        model = VGGT(read_config(data)).eval()
+    model.to_empty(device='cpu')  # every parameter is overwritten next; drawing random ones takes a minute
+    load_weights(model, data, case.description.parent)
+    assert_checksums(model, data['checksums'])
+    assert not differences(run(model, expected), expected, strict=False)
+
+
+def available_gb() -> float:
+    """Free memory, by the kernel's own estimate."""
+    lines = Path('/proc/meminfo').read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable')) / 1e6
+
+
+def assert_checksums(model: VGGT, checksums: dict[str, dict[str, Any]]) -> None:
+    """The recipe gave the reference's weights, so a difference is the network's."""
+    state = model.state_dict()
+    for name, checksum in checksums.items():
+        assert state[name].flatten()[:3].tolist() == pytest.approx(checksum['first'], abs=1e-7), name
+
+
+@pytest.mark.parametrize('description', sorted({case.description for case in SMALL}), ids=lambda path: path.stem)
 def test_state_dict_has_the_names_and_shapes_of_the_reference(description: Path) -> None:
     data = json.loads(description.read_text())
     ours = [[name, list(value.shape)] for name, value in build(description).state_dict().items()]
     assert ours == [entry[:2] for entry in data['state_dict']]
+
+
+def test_default_model_has_exactly_the_tensors_of_the_released_checkpoint() -> None:
+    manifest = json.loads((BUNDLED / 'manifest_vggt_1b.json').read_text())
+    with torch.device('meta'):
+        model = VGGT()
+    ours = [[name, list(value.shape), 'float32'] for name, value in model.state_dict().items()]
+    assert ours == manifest['entries']
+    assert sum(value.numel() for value in model.state_dict().values()) == manifest['total_elements'] == 1_256_537_516
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == manifest['non_trainable']
+
+
+def test_layer_scale_starts_as_in_the_reference() -> None:
+    checks = json.loads((BUNDLED / 'manifest_vggt_1b.json').read_text())['init_default_checks']
+    config = VGGTConfig()
+    assert config.backbone is not None
+    assert config.camera_head is not None
+    assert config.backbone.init_values == checks['ls_gamma_dino']
+    assert config.init_values == pytest.approx(checks['ls_gamma_frame'])
+    assert config.camera_head.init_values == pytest.approx(checks['ls_gamma_camera'])
+
+
+@pytest.mark.parametrize('model, seed', [('tiny_conv', 101), ('tiny_dino', 102), ('tiny_eps', 103)])
+def test_rebuilt_weights_are_the_stored_ones(model: str, seed: int) -> None:
+    stored = SIBLING / f'{model}.safetensors'
+    if not stored.is_file():
+        pytest.skip(f'{stored.name} is not beside this repository; the bundled goldens rebuild it')
+    network = VGGT(read_config(json.loads((BUNDLED / f'{model}.json').read_text())))
+    fill_by_recipe(network, seed, TINY_EPS_ADJUSTMENTS if model == 'tiny_eps' else ())
+    for name, value in load_file(stored).items():
+        assert torch.allclose(network.state_dict()[name], value, rtol=0, atol=1e-8), name
 
 
 def test_some_golden_cases_were_found() -> None:

@@ -58,10 +58,10 @@ class CameraHead(nn.Module):
             x = gate * (self.adaln_norm(tokens) * (1 + scale) + shift) + tokens
             delta = self.pose_branch(self.trunk_norm(self.trunk(x)))
             raw = delta if raw is None else previous + delta
-            encodings.append(_activate(raw))
+            encodings.append(activate_fields_of_view(raw))
         return torch.stack(encodings)
 
 
-def _activate(raw: Tensor) -> Tensor:
+def activate_fields_of_view(raw: Tensor) -> Tensor:
     """A field of view is never negative; this is reported but not fed back."""
     return torch.cat((raw[..., :7], F.relu(raw[..., 7:])), dim=-1)
