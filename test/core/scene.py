@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import torch
 from scipy.spatial.transform import Rotation
 
+from vggt import VGGTConfig, VGGTOutput
+from vggt.pose_encoding import encode_pose_encoding
 from vggt_ros.core.frame import Frame
-from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, invert_rigid
+from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, invert_rigid, rotation_angle
+from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.prediction import Prediction
+from vggt_ros.core.submap import PlacedFrame, Update
 from vggt_ros.core.window import Window
 
 HEIGHT, WIDTH = 36, 48
@@ -126,8 +131,74 @@ class SimulatedPredictor:
     def reset(self) -> None:
         pass
 
-    def map_from_world(self) -> Sim3:
-        """Where the first window put the world: its camera at the map's origin, with the axes of a body."""
-        first = self.world_from_cams[0]
-        rigid = BODY_FROM_OPTICAL @ invert_rigid(first)
-        return Sim3(self.scales[0], rigid[:3, :3], self.scales[0] * rigid[:3, 3])
+
+class SimulatedNetwork:
+    """Stands where StreamingVGGT stands: knows a frame by its grey, answers in a random similarity frame per call.
+
+    Args:
+        world_from_cams: [N, 4, 4] of the frames frames_of makes.
+        seed: of the similarity frames.
+    """
+
+    config = VGGTConfig(image_size=WIDTH, patch_size=4)
+
+    def __init__(self, world_from_cams: np.ndarray, seed: int = 0) -> None:
+        self.world_from_cams = world_from_cams
+        self.rng = np.random.default_rng(seed)
+        self.scales: list[float] = []
+        self.encoded: list[int] = []  # indices of frames, in the order they came
+        self.decoded: list[list[int]] = []  # for each window
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        indices = (images.mean(dim=(1, 2, 3)) * 255).round()
+        self.encoded += [int(index) for index in indices]
+        return indices[:, None, None].expand(-1, 6, 2)
+
+    def predict(self, patch_tokens: torch.Tensor, image_size: tuple[int, int], frames: list[int]) -> VGGTOutput:
+        poses = self.world_from_cams[patch_tokens[:, 0, 0].long().numpy()]
+        assert image_size == (HEIGHT, WIDTH)
+        network_from_world = random_similarity(self.rng)
+        self.scales.append(network_from_world.scale)
+        self.decoded.append([int(patch_tokens[i, 0, 0]) for i in frames])
+        truth = predict_truth(poses, network_from_world)
+        cam_from_world = torch.from_numpy(truth.cam_from_window)
+        encoding = encode_pose_encoding(cam_from_world, torch.from_numpy(truth.K), image_size)
+        return VGGTOutput(
+            image_size=image_size,
+            pose_encoding=encoding[None],
+            depth=torch.from_numpy(truth.depth[frames])[None],
+            depth_confidence=torch.from_numpy(truth.confidence[frames])[None],
+        )
+
+
+RELATIVE = 1e-4  # of the way walked: what the project promises; float32 depth alone would allow 1e-6
+
+
+def placed(updates: Iterable[Update]) -> list[PlacedFrame]:
+    """All frames of these updates."""
+    return [frame for update in updates for frame in update.frames]
+
+
+def assert_on_truth(
+    updates: list[Update], pipeline: Pipeline, network: SimulatedPredictor | SimulatedNetwork
+) -> None:
+    """Every frame once and in order, at its true pose; every point of the cloud on a true surface.
+
+    The only freedom is where the first window put the world: its camera at the map's origin, with the axes of a body.
+    """
+    world_from_cams, scale = network.world_from_cams, network.scales[0]
+    rigid = BODY_FROM_OPTICAL @ invert_rigid(world_from_cams[0])
+    map_from_world = Sim3(scale, rigid[:3, :3], scale * rigid[:3, 3])
+    frames = placed(updates)
+    assert [frame.stamp_ns for frame in frames] == [START_NS + i * FRAME_NS for i in range(len(world_from_cams))]
+    truth = map_from_world.transform_pose(world_from_cams)
+    map_from_cams = np.stack([frame.map_from_cam for frame in frames])
+    extent = max(np.ptp(truth[:, :3, 3], axis=0).max(), scale)  # a metre where the camera stands still
+    assert np.abs(map_from_cams[:, :3, 3] - truth[:, :3, 3]).max() < RELATIVE * extent
+    assert rotation_angle(np.swapaxes(map_from_cams[:, :3, :3], 1, 2) @ truth[:, :3, :3]).max() < RELATIVE
+    for frame, world_from_cam in zip(frames, world_from_cams, strict=True):
+        np.testing.assert_allclose(frame.depth, render(world_from_cam) * scale, rtol=RELATIVE)
+    xyz, _ = pipeline.map.points()
+    in_world = map_from_world.inverse().transform_points(xyz.astype(np.float64))
+    assert len(xyz) > 1000
+    assert distance_to_surface(in_world).max() < RELATIVE * 6.0  # metres of the room

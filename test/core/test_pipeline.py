@@ -5,16 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 import scene
+from scene import RELATIVE, assert_on_truth, placed
 
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import ConfigError, PredictionError
 from vggt_ros.core.frame import Frame
-from vggt_ros.core.geometry import rotation_angle
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import FakePredictor
 from vggt_ros.core.submap import SeamStatus
-
-RELATIVE = 1e-4  # of the way walked: what the project promises; float32 depth alone would allow 1e-6
 
 
 def config_of(**values):
@@ -27,42 +25,20 @@ def run(frames, predictor, config):
     return [update for update in updates if update is not None], pipeline
 
 
-def placed(updates):
-    return [frame for update in updates for frame in update.frames]
-
-
-def assert_on_truth(updates, pipeline, predictor, count):
-    """Every frame once and in order, at its true pose; every point of the cloud on a true surface."""
-    frames = placed(updates)
-    assert [frame.stamp_ns for frame in frames] == [scene.START_NS + i * scene.FRAME_NS for i in range(count)]
-    map_from_world = predictor.map_from_world()
-    truth = map_from_world.transform_pose(predictor.world_from_cams[:count])
-    map_from_cams = np.stack([frame.map_from_cam for frame in frames])
-    extent = np.ptp(truth[:, :3, 3], axis=0).max() + map_from_world.scale
-    assert np.abs(map_from_cams[:, :3, 3] - truth[:, :3, 3]).max() < RELATIVE * extent
-    assert rotation_angle(np.swapaxes(map_from_cams[:, :3, :3], 1, 2) @ truth[:, :3, :3]).max() < RELATIVE
-    for frame, world_from_cam in zip(frames, predictor.world_from_cams, strict=False):
-        np.testing.assert_allclose(frame.depth, scene.render(world_from_cam) * map_from_world.scale, rtol=RELATIVE)
-    xyz, _ = pipeline.map.points()
-    in_world = map_from_world.inverse().transform_points(xyz.astype(np.float64))
-    assert len(xyz) > 1000
-    assert scene.distance_to_surface(in_world).max() < RELATIVE * 6.0  # metres of the room
-
-
 @pytest.mark.parametrize('size, stride', [(8, 4), (8, 1), (8, 7), (5, 2), (2, 1)])
 @pytest.mark.parametrize('seed', [0, 1])
 def test_random_similarities_are_undone(size, stride, seed):
     predictor = scene.SimulatedPredictor(scene.walk(30), seed)
     config = config_of(window_size=size, window_stride=stride)
     updates, pipeline = run(scene.frames_of(predictor.world_from_cams), predictor, config)
-    assert_on_truth(updates, pipeline, predictor, 30)
+    assert_on_truth(updates, pipeline, predictor)
     assert [update.seam.status for update in updates[1:]] == [SeamStatus.ALIGNED] * (len(updates) - 1)
     for k, update in enumerate(updates[1:], start=1):
         ratio = predictor.scales[k - 1] / predictor.scales[k]
         np.testing.assert_allclose(update.seam.scale_ratio, ratio, rtol=RELATIVE)
 
 
-def test_a_third_of_the_depth_corrupted_changes_nothing():
+def test_a_third_of_the_depth_corrupted_moves_no_camera():
     rng = np.random.default_rng(5)
 
     def spoil(prediction, _):
@@ -70,11 +46,13 @@ def test_a_third_of_the_depth_corrupted_changes_nothing():
         factors = np.where(wrong, rng.uniform(0.3, 3.0, wrong.shape), 1.0).astype(np.float32)
         return dataclasses.replace(prediction, depth=prediction.depth * factors)
 
-    predictor = scene.SimulatedPredictor(scene.walk(40), 3, spoil)
-    updates, _ = run(scene.frames_of(predictor.world_from_cams), predictor, config_of())
-    truth = predictor.map_from_world().transform_pose(predictor.world_from_cams)
-    map_from_cams = np.stack([frame.map_from_cam for frame in placed(updates)])
-    assert np.abs(map_from_cams - truth)[:, :3, 3].max() < RELATIVE * np.ptp(truth[:, :3, 3])
+    spoilt = scene.SimulatedPredictor(scene.walk(40), 3, spoil)
+    clean = scene.SimulatedPredictor(scene.walk(40), 3)
+    updates, _ = run(scene.frames_of(spoilt.world_from_cams), spoilt, config_of())
+    expected, pipeline = run(scene.frames_of(clean.world_from_cams), clean, config_of())
+    assert_on_truth(expected, pipeline, clean)
+    for frame, truth in zip(placed(updates), placed(expected), strict=True):
+        np.testing.assert_allclose(frame.map_from_cam, truth.map_from_cam, atol=RELATIVE * clean.scales[0])
     for update in updates[1:]:
         assert update.seam.status is SeamStatus.ALIGNED
         assert 0.65 < update.seam.inlier_ratio < 0.8  # 0.84**2 of the pairs, and a few that agree by chance
@@ -92,7 +70,7 @@ def test_a_third_of_the_depth_corrupted_changes_nothing():
 def test_motions_that_defeat_camera_centres(name, world_from_cams):
     predictor = scene.SimulatedPredictor(np.stack(world_from_cams), 7)
     updates, pipeline = run(scene.frames_of(predictor.world_from_cams), predictor, config_of())
-    assert_on_truth(updates, pipeline, predictor, 20)
+    assert_on_truth(updates, pipeline, predictor)
     assert {update.seam.status for update in updates[1:]} == {SeamStatus.ALIGNED}
 
 
@@ -177,7 +155,7 @@ def test_duplicates_and_late_frames_are_dropped_and_counted():
     for i, frame in enumerate(frames):
         disturbed += [frame] + [frame] * (i % 4 == 0) + ([frames[i - 2]] if i % 5 == 4 else [])
     updates, pipeline = run(disturbed, predictor, config_of())
-    assert_on_truth(updates, pipeline, predictor, 20)
+    assert_on_truth(updates, pipeline, predictor)
     assert (pipeline.statistics.duplicates, pipeline.statistics.out_of_order) == (5, 4)
     assert pipeline.statistics.frames == 29
     assert pipeline.statistics.keyframes == 20
@@ -198,7 +176,7 @@ def test_a_jump_back_in_time_can_be_ignored():
     predictor = scene.SimulatedPredictor(scene.walk(20))
     frames = scene.frames_of(predictor.world_from_cams)
     updates, pipeline = run(frames + frames, predictor, config_of(on_time_jump='ignore'))
-    assert_on_truth(updates, pipeline, predictor, 20)
+    assert_on_truth(updates, pipeline, predictor)
     assert pipeline.statistics.resets == 0
     assert pipeline.statistics.out_of_order == 19  # and one duplicate: the last frame's stamp comes again
 

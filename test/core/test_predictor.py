@@ -1,0 +1,242 @@
+"""Window -> Prediction, with networks that know the truth and with a real one of random weights."""
+
+import logging
+
+import numpy as np
+import pytest
+import scene
+import torch
+from scene import assert_on_truth
+
+from vggt import VGGT, StreamingVGGT, VGGTConfig
+from vggt.config import CameraHeadConfig, DenseHeadConfig
+from vggt_ros.core.config import Config
+from vggt_ros.core.errors import ConfigError, PredictionError
+from vggt_ros.core.frame import Frame
+from vggt_ros.core.geometry import invert_rigid
+from vggt_ros.core.pipeline import Pipeline
+from vggt_ros.core.predictor import FakePredictor, VggtPredictor, fitting_width, make_predictor
+from vggt_ros.core.window import Window
+
+TINY = VGGTConfig(
+    image_size=56,
+    patch_size=14,
+    embed_dim=32,
+    depth=4,
+    num_heads=2,
+    backbone=None,
+    camera_head=CameraHeadConfig(trunk_depth=1, num_heads=2),
+    depth_head=DenseHeadConfig(features=16, hidden_channels=8, out_channels=(8, 8, 8, 8), layers=(0, 1, 2, 3)),
+    point_head=None,
+    track_head=None,
+)
+
+
+def config_of(**values):
+    return Config().with_values({'confidence_percentile': 0.0, **values})
+
+
+def window_of(count, shared=0, start=0, size=(48, 64), K=None):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (start + count, *size, 3), dtype=np.uint8)
+    frames = [Frame(1000 + i, images[i], 'camera_optical', K) for i in range(start, start + count)]
+    return Window(tuple(frames), shared)
+
+
+@pytest.fixture(scope='module')
+def network():
+    torch.manual_seed(0)
+    model = VGGT(TINY)
+    with torch.no_grad():  # random weights see a negative field of view, which the network cuts at 0
+        model.camera_head.pose_branch.fc2.weight *= 0.1
+        model.camera_head.pose_branch.fc2.bias[7:] += 0.25  # radians in each of 4 rounds
+        for name, parameter in model.named_parameters():
+            if name.endswith('.gamma'):
+                parameter += 0.5  # layers that start near 0 would hide a mix-up of frames
+    return StreamingVGGT(model)
+
+
+@pytest.mark.parametrize('size, stride', [(8, 4), (6, 1), (4, 4)])
+def test_network_in_a_random_frame_gives_the_true_map(size, stride):
+    simulated = scene.SimulatedNetwork(scene.walk(26), 3)
+    config = config_of(window_size=size, window_stride=stride)
+    pipeline = Pipeline(config, VggtPredictor(config, simulated))
+    updates = [pipeline.add_frame(frame) for frame in scene.frames_of(simulated.world_from_cams)] + [pipeline.flush()]
+    updates = [update for update in updates if update is not None]
+    if stride < size:
+        assert_on_truth(updates, pipeline, simulated)
+    assert simulated.encoded == list(range(26))  # each frame once, however many windows it is in
+    new = [list(range(26))[k * stride + size - stride : (k + 1) * stride + size - stride] for k in range(len(updates))]
+    for window, frames in enumerate(simulated.decoded[1:], start=1):
+        shared = min(size - stride, config.alignment.max_frames)
+        assert frames == [new[window][0] - 1 - i for i in reversed(range(shared))] + new[window]
+
+
+def test_tokens_kept_from_the_last_window_change_nothing(network):
+    streaming, fresh = VggtPredictor(config_of(), network), VggtPredictor(config_of(), network)
+    streaming.predict(window_of(6))
+    kept, new = streaming.predict(window_of(6, shared=4, start=2)), fresh.predict(window_of(6, shared=4, start=2))
+    # the same numbers but for the order in which a batch of another size is summed, float32
+    np.testing.assert_allclose(kept.depth, new.depth, rtol=1e-4)
+    np.testing.assert_allclose(kept.cam_from_window, new.cam_from_window, atol=1e-5)
+    np.testing.assert_array_equal(kept.image, new.image)
+
+
+def test_prediction_is_that_of_the_plain_network(network):
+    prediction = VggtPredictor(config_of(), network).predict(window_of(3, size=(42, 56)))
+    frames = window_of(3, size=(42, 56)).frames
+    images = torch.stack([torch.from_numpy(frame.image).permute(2, 0, 1) / 255 for frame in frames])
+    with torch.no_grad():
+        output = network.model(images)
+    cam_from_world, K = output.cameras()
+    np.testing.assert_allclose(prediction.depth, output.depth[0], rtol=1e-4)
+    np.testing.assert_allclose(prediction.K_network, K[0], rtol=1e-5)
+    relative = prediction.cam_from_window[2] @ invert_rigid(prediction.cam_from_window[1])
+    last, middle = (np.vstack([cam_from_world[0, i].numpy(), [0, 0, 0, 1]]) for i in (2, 1))
+    np.testing.assert_allclose(relative, last @ invert_rigid(middle), atol=1e-5)  # float32 quaternions
+    np.testing.assert_array_equal(prediction.cam_from_window[0], np.eye(4))
+
+
+def test_image_keeps_its_aspect_and_its_pixels(network):
+    prediction = VggtPredictor(config_of(), network).predict(window_of(2, size=(42, 56)))
+    np.testing.assert_array_equal(prediction.image[1], window_of(2, size=(42, 56)).frames[1].image)
+    wide = VggtPredictor(config_of(), network).predict(window_of(2, size=(480, 640)))
+    assert wide.image.shape == (*wide.depth.shape, 3) == (2, 42, 56, 3)
+    narrow = VggtPredictor(config_of(input_width=28), network).predict(window_of(2, size=(480, 640)))
+    assert narrow.depth.shape == (2, 14, 28)
+
+
+@pytest.mark.parametrize('height, width, expected', [(480, 640, 518), (518, 518, 518), (1920, 1080, 280), (9, 16, 518)])
+def test_upright_images_stay_within_what_the_network_was_made_for(height, width, expected):
+    assert fitting_width(height, width, 518, 14) == expected
+
+
+K_CAMERA = np.array([[500.0, 0.0, 310.0], [0.0, 510.0, 250.0], [0.0, 0.0, 1.0]])
+
+
+def test_calibration_travels_with_the_image(network):
+    prediction = VggtPredictor(config_of(), network).predict(window_of(2, size=(480, 640), K=K_CAMERA))
+    # a point on the ray of source pixel (u, v) is seen at (u + 0.5) s - 0.5, s = 56 / 640
+    point = np.linalg.inv(K_CAMERA) @ [400.0, 200.0, 1.0]
+    u, v, _ = prediction.K[1] @ point
+    np.testing.assert_allclose([u, v], [400.5 * 56 / 640 - 0.5, 200.5 * 56 / 640 - 0.5], atol=1e-9)
+    assert not np.allclose(prediction.K, prediction.K_network)
+
+
+def test_locked_intrinsics_are_the_median_of_the_first_window(network):
+    predictor = VggtPredictor(config_of(intrinsics_mode='locked'), network)
+    first, second = predictor.predict(window_of(5, K=K_CAMERA)), predictor.predict(window_of(5, shared=2, start=3))
+    np.testing.assert_allclose(first.K[0], np.median(first.K_network, axis=0))
+    np.testing.assert_array_equal(second.K, first.K)
+    assert not np.allclose(second.K_network[0], first.K_network[0])
+    predictor.reset()
+    again = predictor.predict(window_of(5, start=3))
+    np.testing.assert_allclose(again.K[0], np.median(second.K_network, axis=0), rtol=1e-4)
+
+
+def test_intrinsics_are_locked_where_no_calibration_came(network):
+    prediction = VggtPredictor(config_of(), network).predict(window_of(5))
+    np.testing.assert_allclose(prediction.K, np.tile(np.median(prediction.K_network, axis=0), (5, 1, 1)))
+
+
+def test_intrinsics_per_window_are_those_of_the_network(network):
+    prediction = VggtPredictor(config_of(intrinsics_mode='per_window'), network).predict(window_of(3, K=K_CAMERA))
+    np.testing.assert_array_equal(prediction.K, prediction.K_network)
+
+
+class Spoilt(scene.SimulatedNetwork):
+    """Answers like the true network, then with one value changed in one frame."""
+
+    def __init__(self, name, frame, value):
+        super().__init__(scene.walk(8))
+        self.name, self.frame, self.value = name, frame, value
+
+    def predict(self, patch_tokens, image_size, frames):
+        output = super().predict(patch_tokens, image_size, frames)
+        getattr(output, self.name)[0, self.frame] = self.value
+        return output
+
+
+@pytest.mark.parametrize(
+    'name, value', [('depth', np.nan), ('depth', -1.0), ('depth', np.inf), ('depth_confidence', np.nan)]
+)
+def test_depth_that_is_no_depth_is_unknown(name, value):
+    window = Window(tuple(scene.frames_of(scene.walk(5))), 0)
+    prediction = VggtPredictor(config_of(), Spoilt(name, 3, value)).predict(window)
+    assert np.isnan(prediction.depth[3]).all()
+    assert np.isfinite(prediction.depth[[0, 1, 2, 4]]).all()
+    assert prediction.is_posed.all()
+
+
+def test_a_pose_of_nan_is_unknown_and_not_the_identity():
+    window = Window(tuple(scene.frames_of(scene.walk(5))), 0)
+    later = VggtPredictor(config_of(), Spoilt('pose_encoding', 3, np.nan)).predict(window)
+    assert list(later.is_posed) == [True, True, True, False, True]
+    first = VggtPredictor(config_of(), Spoilt('pose_encoding', 0, np.nan)).predict(window)
+    assert not first.is_posed.any()  # nobody knows where its window is
+
+
+def test_depth_without_any_intrinsics_is_unknown():
+    frames = [Frame(f.stamp_ns, f.image, f.frame_id) for f in scene.frames_of(scene.walk(5))]
+    predictor = VggtPredictor(config_of(intrinsics_mode='per_window'), Spoilt('pose_encoding', 3, np.nan))
+    prediction = predictor.predict(Window(tuple(frames), 0))
+    assert np.isfinite(prediction.K).all()
+    assert np.isnan(prediction.depth[3]).all()
+
+
+def test_a_failing_network_raises_our_error(network, monkeypatch):
+    predictor = VggtPredictor(config_of(), network)
+
+    def fail(*_args, **_kwargs):
+        raise RuntimeError('a kernel broke')
+
+    monkeypatch.setattr(network, 'predict', fail)
+    with pytest.raises(PredictionError, match='window of 4 frames: a kernel broke'):
+        predictor.predict(window_of(4))
+
+
+def test_an_image_that_is_too_flat_raises_our_error(network):
+    with pytest.raises(PredictionError, match='less than 14 rows'):
+        VggtPredictor(config_of(), network).predict(window_of(2, size=(10, 640)))
+
+
+def test_weights_that_do_not_exist_are_named():
+    with pytest.raises(ConfigError, match='no_such_network'):
+        make_predictor(config_of(model_id='no_such_network', device='cpu'))
+
+
+def test_a_width_that_patches_do_not_fill_is_refused(network):
+    with pytest.raises(ConfigError, match=r'multiple of 14 .* got 100; try 98'):
+        VggtPredictor(config_of(input_width=100), network)
+
+
+def test_no_gpu_is_told_once_and_only_auto_falls_back(monkeypatch, caplog):
+    from vggt_ros.core.devices import resolve_device, resolve_precision
+
+    monkeypatch.setattr(torch.version, 'cuda', None)
+    with caplog.at_level(logging.WARNING):
+        assert resolve_device(config_of().model) == torch.device('cpu')
+    assert len(caplog.records) == 1
+    assert 'without CUDA' in caplog.text
+    with pytest.raises(ConfigError, match=r'cuda:0 cannot be used: .*without CUDA.*set device to cpu'):
+        resolve_device(config_of(device='cuda:0').model)
+    for name in ('gpu', 'cuda:', 'cuda:x', 'cpu:0', 'mps'):
+        with pytest.raises(ConfigError, match='auto, cpu, cuda'):
+            resolve_device(config_of(device=name).model)
+    assert resolve_precision(config_of().model, torch.device('cpu')) is torch.float32
+    assert resolve_precision(config_of(precision='bf16').model, torch.device('cpu')) is torch.bfloat16
+
+
+def test_the_fake_camera_glides_along_its_wall():
+    config = config_of(backend='fake')
+    pipeline = Pipeline(config, make_predictor(config))
+    updates = [pipeline.add_frame(frame) for frame in scene.frames_of(scene.walk(16))]
+    frames = scene.placed(update for update in updates if update is not None)
+    assert len(frames) == 16
+    for i, frame in enumerate(frames):
+        # to the right is -y of a map with the axes of a body
+        np.testing.assert_allclose(frame.map_from_cam[:3, 3], [0.0, -FakePredictor.SPEED * 0.1 * i, 0.0], atol=1e-9)
+        assert (frame.depth == FakePredictor.DISTANCE).all()
+    np.testing.assert_array_equal(frames[0].K, scene.K)
+    xyz, _ = pipeline.map.points()
+    np.testing.assert_allclose(xyz[:, 0], FakePredictor.DISTANCE, rtol=1e-6)
