@@ -1,0 +1,303 @@
+"""A recording in, a folder of results out: the offline way through the same pipeline and encoder as the node's."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from vggt_ros.core.config import Config
+from vggt_ros.core.errors import EncodingError, OutputError, SourceError, VggtRosError
+from vggt_ros.core.frame import Frame
+from vggt_ros.core.geometry import BODY_FROM_OPTICAL
+from vggt_ros.core.pipeline import Pipeline
+from vggt_ros.core.predictor import Predictor, make_predictor
+from vggt_ros.core.submap import Update
+from vggt_ros.encode import Encoder, standalone_tf_static
+from vggt_ros.exports import glb_scene, ply_cloud, tum_trajectory, write_atomically
+from vggt_ros.flags import add_setting_flags, config_from_flags
+from vggt_ros.messages import bag_messages
+from vggt_ros.report import Report
+from vggt_ros.report_page import render
+from vggt_ros.result_bag import ResultBag
+from vggt_ros.source import Source, open_source
+from vggt_ros.topics import TOPIC
+
+log = logging.getLogger(__name__)
+
+FILES = {
+    'result.mcap': 'every message the node would have published; ros2 bag play, Foxglove, rosbags',
+    'trajectory_tum.txt': 'pose of the camera in the world for each frame; evo',
+    'cloud.ply': 'the voxel map, coloured; MeshLab, CloudCompare, Open3D',
+    'scene.glb': 'cloud, cameras and path; Blender, any web viewer',
+    'summary.json': 'settings, counts, seams and timings',
+}
+
+
+def run(
+    source: Source,
+    out: Path,
+    config: Config,
+    *,
+    predictor: Predictor | None = None,
+    wanted: Collection[str] | None = None,
+    force: bool = False,
+    progress: Callable[[Report], None] = lambda report: None,
+) -> Report:
+    """Process a recording as fast as it goes.
+
+    Whatever ends the run early, the results so far are finished first: they are whole, and say what happened.
+
+    Args:
+        source: frames.
+        out: folder to make.
+        config: all settings.
+        predictor: network to use instead of the one that config names.
+        wanted: topics of result.mcap; None writes all.
+        force: replace results that are there.
+        progress: called after each frame.
+
+    Raises:
+        SourceError, EncodingError: the recording is broken from some place on.
+        OutputError: the results cannot be written, for want of space for example.
+        PredictionError: the network failed.
+    """
+    _prepare_folder(out, source, force)
+    notes = _Notes()
+    logging.getLogger('vggt_ros').addHandler(notes)
+    try:
+        predictor = predictor or make_predictor(config)
+        job = _Job(source, out, config, predictor, wanted, progress)
+        job.report.notes = notes.texts
+        return job.run()
+    finally:
+        logging.getLogger('vggt_ros').removeHandler(notes)
+
+
+class _Job:
+    """One run: the pipeline with everything that takes its results."""
+
+    def __init__(
+        self,
+        source: Source,
+        out: Path,
+        config: Config,
+        predictor: Predictor,
+        wanted: Collection[str] | None,
+        progress: Callable[[Report], None],
+    ) -> None:
+        self.source, self.out, self.config, self.wanted, self.progress = source, out, config, wanted, progress
+        self.pipeline = Pipeline(config, predictor)
+        self.messages = bag_messages()
+        self.encoder = Encoder(config, self.messages, self.pipeline.map.points)
+        self.bag = ResultBag(out / 'result.mcap')
+        self.report = Report(str(source.path), config, *_describe(config, predictor))
+        self.base_from_cam: np.ndarray | None = None
+        self._start = time.perf_counter()
+
+    def run(self) -> Report:
+        try:
+            self._process()
+        except BaseException as error:
+            self.report.failure = 'interrupted' if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
+            self._finish(failed=True)
+            raise
+        self._finish()
+        return self.report
+
+    def _process(self) -> None:
+        try:
+            for frame in self._read():
+                self._place_camera(frame)
+                self._take(self.pipeline.add_frame(frame))
+                self.progress(self.report)
+        except (SourceError, EncodingError):
+            self._take(self.pipeline.flush())  # what was read is good
+            raise
+        self._take(self.pipeline.flush())
+        if not self.pipeline.statistics.frames:
+            raise SourceError(f'{self.source.path} holds no frames')
+
+    def _read(self) -> Iterator[Frame]:
+        frames = iter(self.source)
+        while True:
+            start = time.perf_counter()
+            frame = next(frames, None)
+            if frame is None:
+                return
+            self.report.timings.add('read', time.perf_counter() - start)
+            yield frame
+
+    def _place_camera(self, frame: Frame) -> None:
+        """Where the camera sits on the robot, once: from the recording's static TF, else standalone."""
+        if self.base_from_cam is not None:
+            return
+        frames = self.config.frames
+        optical_frame = frames.camera_optical_frame or frame.frame_id
+        if frames.base_frame == optical_frame:
+            self.base_from_cam = np.eye(4)
+        else:
+            lookup = getattr(self.source, 'static_transform', None)
+            known = lookup(frames.base_frame, optical_frame) if lookup and not frames.standalone else None
+            self.base_from_cam = BODY_FROM_OPTICAL if known is None else known
+            if known is None:
+                message = standalone_tf_static(self.messages, self.config, frame.stamp_ns, optical_frame)
+                if self.wanted is None or '/tf_static' in self.wanted:
+                    self.bag.write('/tf_static', frame.stamp_ns, message)
+        self.pipeline.map.map_from_first_camera = self.base_from_cam
+
+    def _take(self, update: Update | None) -> None:
+        if update is None:
+            return
+        with self.report.timings.measure('encode'):
+            outputs = self.encoder.encode(update, self.base_from_cam)
+        self.report.add_update(update)
+        for output in outputs:
+            self.report.add_message(*output)
+        with self.report.timings.measure('write'):
+            for output in outputs:
+                if self.wanted is None or output.topic in self.wanted:
+                    self.bag.write(*output)
+
+    def _finish(self, *, failed: bool = False) -> None:
+        """Write all there is; what cannot be written is said at the end, and does not keep back the rest."""
+        report, errors = self.report, []
+        report.cloud = self.pipeline.map.points()
+        report.counts = {**asdict(self.pipeline.statistics), 'skipped': self.source.skipped}
+        report.messages = dict(self.bag.counts)
+        for write in (self.bag.close, self._write_files):
+            try:
+                write()
+            except OutputError as error:
+                errors.append(error)
+        for one in errors:
+            log.error('%s', one)
+        if errors and not failed:
+            raise errors[0]
+
+    def _write_files(self) -> None:
+        report, errors = self.report, []
+        poses = np.array(report.poses).reshape(-1, 4, 4)
+        report.wall_s = time.perf_counter() - self._start
+        report.files = dict(FILES)
+        makers: dict[str, Callable[[], bytes]] = {
+            'trajectory_tum.txt': lambda: tum_trajectory(report.stamps_ns, poses).encode(),
+            'summary.json': lambda: json.dumps(report.summary(), indent=2).encode(),
+            'report.html': lambda: render(report).encode(),
+            'cloud.ply': lambda: ply_cloud(*report.cloud),
+            'scene.glb': lambda: glb_scene(*report.cloud, poses, report.aspect),
+        }
+        for name, make in makers.items():  # the small ones first: a full disk takes the others
+            try:
+                write_atomically(self.out / name, make())
+            except OutputError as error:
+                errors.append(error)
+        if errors:
+            raise OutputError('; '.join(map(str, errors)))
+
+
+class _Notes(logging.Handler):
+    """Keeps the warnings of a run for its report, each once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self.texts and len(self.texts) < 20:
+            self.texts.append(text)
+
+
+def _prepare_folder(out: Path, source: Source, force: bool) -> None:
+    if out.exists() and (not out.is_dir() or out.resolve() in (source.path.resolve(), source.path.resolve().parent)):
+        raise OutputError(f'{out} cannot take the results: name a folder that the recording is not in')
+    has_result = (out / 'result.mcap').exists()
+    if (out / 'metadata.yaml').exists() and not has_result:
+        raise OutputError(f'{out} holds a bag of its own; name another folder')
+    if has_result and not force:
+        raise OutputError(f'{out} holds results already; --force replaces them')
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f'cannot make {out}: {error.strerror or error}') from error
+    for name in (*FILES, 'metadata.yaml', 'report.html'):  # never a new bag beside an old report
+        (out / name).unlink(missing_ok=True)
+
+
+def _describe(config: Config, predictor: Predictor) -> tuple[str, str]:
+    """Names of model and device for the report."""
+    if config.model.backend == 'fake':
+        return 'no network (backend fake)', 'cpu'
+    import torch
+
+    device = torch.device(str(getattr(getattr(predictor, 'network', None), 'device', 'cpu')))
+    if device.type == 'cuda':
+        return config.model.source, f'{device} ({torch.cuda.get_device_name(device)})'
+    return config.model.source, f'{device} ({platform.machine()}, {torch.get_num_threads()} threads)'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('source', metavar='SOURCE', help='rosbag2 folder, .mcap, .db3, .bag, video, or image folder')
+    parser.add_argument('--out', metavar='DIR', help='folder for the results; default runs/NAME')
+    parser.add_argument('--force', action='store_true', help='replace results that are there')
+    parser.add_argument('--topic', default='', help='image topic of a bag that has several')
+    parser.add_argument('--camera-info', default='', metavar='TOPIC', help='its CameraInfo, where it is no sibling')
+    parser.add_argument('--rate', type=float, default=10.0, help='images a second of a folder without stamps (10)')
+    parser.add_argument('--skip-bad', action='store_true', help='log broken images and go on')
+    parser.add_argument('--quiet', action='store_true', help='no progress bar')
+    parser.add_argument(
+        '--only', nargs='+', metavar='TOPIC', help='topics of result.mcap, such as ~/odom /tf; default all'
+    )
+    add_setting_flags(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    config = config_from_flags(args)
+    if args.rate <= 0:
+        raise SourceError(f'--rate must be above 0, got {args.rate:g}')
+    unknown = [topic for topic in args.only or () if topic not in TOPIC]
+    if unknown:
+        raise OutputError(f'--only knows {" ".join(TOPIC)}, not {" ".join(unknown)}')
+    source = open_source(
+        args.source,
+        args.topic,
+        camera_info_topic=args.camera_info,
+        frame_id=config.frames.camera_optical_frame,
+        rate=args.rate,
+        skip_bad=args.skip_bad,
+    )
+    out = Path(args.out) if args.out else Path('runs') / (Path(args.source).resolve().stem or 'run')
+    try:
+        report = _run_with_progress(source, out, config, args)
+    except (VggtRosError, KeyboardInterrupt):
+        if (out / 'report.html').exists():
+            log.warning('results so far: %s', out / 'report.html')
+        raise
+    finally:
+        source.close()
+    print(f'{len(report.stamps_ns)} frames, {len(report.cloud[0])} points in {report.wall_s:.1f} s')
+    print(out / 'report.html')
+    return 0
+
+
+def _run_with_progress(source: Source, out: Path, config: Config, args: argparse.Namespace) -> Report:
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    def show(report: Report) -> None:
+        bar.set_postfix(windows=len(report.windows), refresh=False)
+        bar.update()
+
+    with (
+        logging_redirect_tqdm(),
+        tqdm(total=len(source) or None, unit='frame', disable=args.quiet or None, mininterval=0.3) as bar,
+    ):
+        return run(source, out, config, wanted=args.only, force=args.force, progress=show)
