@@ -85,6 +85,8 @@ def _facts(report: Report) -> str:
 def _notes(report: Report) -> str:
     notes = [('poor', f'The run ended early: {report.failure}. What follows is what there was by then.')]
     notes = notes if report.failure else []
+    if report.config.model.backend == 'fake':
+        notes.append(('poor', 'No network ran: backend fake shows a flat wall, to test the plumbing.'))
     if not report.metric:
         notes.append(('fair', 'Lengths are in units of the network, not metres: one camera cannot know its scale.'))
     lost = sum(row.status is SeamStatus.HELD and row.index > 0 for row in report.windows)
@@ -161,7 +163,7 @@ def _inlier_plot(report: Report) -> str:
             f'{row.shared_frames} shared frames</title></rect>'
         )
     grid = _grid(width, height, left, [(0.0, '0'), (0.5, '0.5'), (1.0, '1')], lambda v: height - 20 - v * (height - 30))
-    label = '<text x="0" y="12">agree</text>'
+    label = f'<text x="0" y="{height - 2}">share that agrees</text>'
     return f'<svg viewBox="0 0 {width} {height}" width="100%" role="img">{grid}{"".join(bars)}{label}</svg>'
 
 
@@ -189,7 +191,8 @@ def _scale_plot(report: Report) -> str:
     ticks = [(1 / top, f'{1 / top:.2f}'), (1.0, '1'), (top, f'{top:.2f}')]
     grid = _grid(width, height, left, ticks, y_of)
     label = (
-        f'<text x="{width}" y="{height - 2}" text-anchor="end">window</text><text x="0" y="{height - 2}">scale</text>'
+        f'<text x="{width}" y="{height - 2}" text-anchor="end">window</text>'
+        f'<text x="0" y="{height - 2}">ratio of scales</text>'
     )
     stroke = f'<polyline points="{line}" fill="none" stroke="var(--accent)" stroke-width="1.5" opacity="0.6"/>'
     return f'<svg viewBox="0 0 {width} {height}" width="100%" role="img">{grid}{stroke}{dots}{label}</svg>'
@@ -363,7 +366,7 @@ def _viewer_data(report: Report) -> str:
     xyz, rgb = report.cloud
     poses = np.array(report.poses) if report.poses else np.zeros((0, 4, 4))
     low, high = _bounds(xyz, poses[:, :3, 3])
-    margin = 0.1 * (high - low)
+    middle, radius, margin = (low + high) / 2, float(np.linalg.norm(high - low) / 2), 0.1 * (high - low)
     inside = np.flatnonzero(((xyz >= low - margin) & (xyz <= high + margin)).all(axis=1))
     chosen = inside[np.linspace(0, len(inside) - 1, min(len(inside), VIEWER_POINTS)).astype(np.int64)]
     low, size = xyz[chosen].min(axis=0), np.maximum(np.ptp(xyz[chosen], axis=0), 1e-6)
@@ -371,7 +374,6 @@ def _viewer_data(report: Report) -> str:
     cameras = frusta(poses, report.aspect).reshape(-1, 3) if len(poses) else np.zeros((0, 3))
     path = np.repeat(poses[:, :3, 3], 2, axis=0)[1:-1] if len(poses) > 1 else np.zeros((0, 3))
     lines = np.concatenate([cameras, path]).astype('<f4')
-    radius = float(np.linalg.norm(size) / 2)
     forward = poses[0][:3, 2] if len(poses) else np.array([1.0, 0.0, 0.0])
     data = {
         'points': base64.b64encode(points.tobytes()).decode(),
@@ -382,7 +384,7 @@ def _viewer_data(report: Report) -> str:
         'camera_points': len(cameras),
         'low': low.tolist(),
         'size': size.tolist(),
-        'target': (low + size / 2).tolist(),
+        'target': middle.tolist(),
         'radius': radius,
         'spacing': max(report.config.cloud.voxel_size, float(np.cbrt(size.prod() / len(chosen)) / 8)),
         'turn': math.atan2(-forward[1], -forward[0]) + 0.5,  # from behind the first camera, a little to the side
