@@ -15,6 +15,7 @@ from vggt_ros.core.errors import EncodingError, ShapeError, SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.decode import CameraInfoCache, decode_frame, is_depth, is_distorted, stamp_ns
 from vggt_ros.messages import bag_typestore
+from vggt_ros.static_tf import StaticTransforms
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +144,14 @@ class BagSource:
 
     def close(self) -> None:
         self._recording.close()
+
+    def static_transforms(self) -> StaticTransforms:
+        """What the recording says of the robot's fixed frames; empty where it has no /tf_static."""
+        transforms = StaticTransforms()
+        if '/tf_static' in self._recording.topics:
+            for recorded in self._recording.messages(['/tf_static']):
+                transforms.add(self._recording.deserialize(recorded))
+        return transforms
 
     def _decode(self, recorded: RecordedMessage, infos: CameraInfoCache) -> Frame:
         message = self._recording.deserialize(recorded)

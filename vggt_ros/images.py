@@ -15,6 +15,7 @@ import numpy as np
 from vggt_ros.core.errors import EncodingError, SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.decode import DEFAULT_FRAME_ID
+from vggt_ros.static_tf import StaticTransforms
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,10 @@ class ImageFolderSource:
                 log.warning('skipped an image: %s', error)
                 continue
             yield Frame(stamp_ns, image, self._frame_id, self._K(image.shape[:2]))
+
+    def static_transforms(self) -> StaticTransforms:
+        """None: nobody says where the camera is mounted."""
+        return StaticTransforms()
 
     def close(self) -> None:
         """Files are open only while they are read."""

@@ -28,6 +28,7 @@ from vggt_ros.report import Report
 from vggt_ros.report_page import render
 from vggt_ros.result_bag import ResultBag
 from vggt_ros.source import Source, open_source
+from vggt_ros.static_tf import StaticTransforms
 from vggt_ros.topics import TOPIC
 
 log = logging.getLogger(__name__)
@@ -136,21 +137,21 @@ class _Job:
             yield frame
 
     def _place_camera(self, frame: Frame) -> None:
-        """Where the camera sits on the robot, once: from the recording's static TF, else standalone."""
+        """Where the camera sits on the robot, once: from the recording's static TF, else as if standalone."""
         if self.base_from_cam is not None:
             return
-        frames = self.config.frames
-        optical_frame = frames.camera_optical_frame or frame.frame_id
-        if frames.base_frame == optical_frame:
-            self.base_from_cam = np.eye(4)
+        frames, make = self.config.frames, self.encoder.make
+        mounts = StaticTransforms() if frames.standalone else self.source.static_transforms()
+        self.base_from_cam = mounts.find(frames.base_frame, frame.frame_id)
+        if self.base_from_cam is None:
+            self.base_from_cam = BODY_FROM_OPTICAL
+            mount = standalone_tf_static(self.messages, self.config, frame.stamp_ns, frame.frame_id)
         else:
-            lookup = getattr(self.source, 'static_transform', None)
-            known = lookup(frames.base_frame, optical_frame) if lookup and not frames.standalone else None
-            self.base_from_cam = BODY_FROM_OPTICAL if known is None else known
-            if known is None:
-                message = standalone_tf_static(self.messages, self.config, frame.stamp_ns, optical_frame)
-                if self.wanted is None or '/tf_static' in self.wanted:
-                    self.bag.write('/tf_static', frame.stamp_ns, message)
+            mount = make.tf(
+                [make.transform(frame.stamp_ns, parent, child, pose) for child, (parent, pose) in mounts.edges.items()]
+            )
+        if mount.transforms and (self.wanted is None or '/tf_static' in self.wanted):
+            self.bag.write('/tf_static', frame.stamp_ns, mount)
         self.pipeline.map.map_from_first_camera = self.base_from_cam
 
     def _take(self, update: Update | None) -> None:

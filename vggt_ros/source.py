@@ -10,6 +10,7 @@ from vggt_ros.bag import BAG_SUFFIXES, STORAGE_SUFFIXES, BagSource
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.images import ImageFolderSource
+from vggt_ros.static_tf import StaticTransforms
 from vggt_ros.video import VIDEO_SUFFIXES, VideoSource
 
 
@@ -23,11 +24,17 @@ class Source(Protocol):
     path: Path
     skipped: int
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Frames as the index has them."""
 
-    def __iter__(self) -> Iterator[Frame]: ...
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames in recorded order."""
 
-    def close(self) -> None: ...
+    def static_transforms(self) -> StaticTransforms:
+        """Fixed frames of the robot, where the recording knows them."""
+
+    def close(self) -> None:
+        """Free the files."""
 
 
 def open_source(

@@ -11,6 +11,7 @@ import cv2
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.decode import DEFAULT_FRAME_ID
+from vggt_ros.static_tf import StaticTransforms
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,10 @@ class VideoSource:
             raise SourceError(f'{self.path} holds no readable frame')
         if count < 0.95 * len(self):
             log.warning('%s breaks off: %d of %d frames could be read', self.path, count, len(self))
+
+    def static_transforms(self) -> StaticTransforms:
+        """None: nobody says where the camera is mounted."""
+        return StaticTransforms()
 
     def close(self) -> None:
         self._capture.release()
