@@ -171,6 +171,19 @@ class SimulatedNetwork:
         )
 
 
+def trajectory_error(estimate: np.ndarray, truth: np.ndarray) -> float:
+    """ATE in metres: rms distance of [N, 3] camera centres after the best Sim(3).
+
+    Source: Umeyama, Least-Squares Estimation of Transformation Parameters, PAMI 1991, eq. 34 to 43; the smallest mean
+        squared distance is eq. 33 over n.
+    """
+    x, y = estimate - estimate.mean(axis=0), truth - truth.mean(axis=0)
+    U, D, Vt = np.linalg.svd(y.T @ x / len(x))
+    D[2] *= np.sign(np.linalg.det(U) * np.linalg.det(Vt))
+    squared = (y * y).sum() / len(y) - D.sum() ** 2 / ((x * x).sum() / len(x))
+    return float(np.sqrt(max(squared, 0.0)))
+
+
 RELATIVE = 1e-4  # of the way walked: what the project promises; float32 depth alone would allow 1e-6
 
 

@@ -1,4 +1,11 @@
-"""Placement of a window in the map: a robust Sim(3) from the frames it shares with the window before."""
+"""Placement of a window in the map: a robust Sim(3) from the frames it shares with the window before.
+
+Both windows see the same pixels of the same images with the same K, so in a camera's own frame the two clouds differ
+only along the rays. Hence the dense points tell the scale, and whether to believe it all; of turn and shift they say
+nothing that the shared cameras do not say better. Fitting those to the points as well takes a smooth depth error for a
+turn: on simulated walks of 120 frames with a smooth 3 % in depth, 0.3 degrees and 1 % in the cameras, the trajectory was
+4 times worse (ATE 0.10 m against 0.024 m, medians of 6). Umeyama's fit to the camera centres alone gave 0.61 m.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from vggt_ros.core.config import AlignmentConfig
-from vggt_ros.core.geometry import Sim3, move_points, nearest_rotation, rotation_angle, umeyama, unproject_pixels
+from vggt_ros.core.geometry import Sim3, move_points, nearest_rotation, rotation_angle, unproject_pixels
 from vggt_ros.core.placement import Placement, Seam, SeamStatus
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.submap import Submap
 
-AGREE = 0.05  # of its depth: a point nearer to its partner counts as agreeing; three times a good network's depth error
-MIN_POINTS = 32  # fewer correspondences than a 6x6 grid of pixels say too little about a turn
-MIN_SPREAD = 0.01  # of the depth: points all nearer to one line leave the turn about that line open
-MAX_DISAGREEMENT = math.radians(5.0)  # between points and cameras; networks err by fractions of a degree in a window
-TUKEY = 4.685  # standard deviations; 95 % efficient on Gaussian noise (Holland and Welsch 1977)
-MAD_TO_SIGMA = 1.4826  # median absolute deviation -> standard deviation of a Gaussian
-MIN_SIGMA = 1e-5  # of the depth; far under any network's noise, far over that of float32
-MAX_ITERATIONS = 30
-CONVERGED = 1e-9  # change of scale, rotation and translation (in depths) in a step
+AGREE = 0.1  # of its depth: a point nearer than this to its partner agrees; twice a good network's error on both sides
+MIN_POINTS = 32  # fewer than a 6x6 grid of pixels confirm nothing
+NOISE_ROTATION = math.radians(0.5)  # a shared camera turned further than this from the others loses weight
+NOISE_SHIFT = 0.01  # of the depth, likewise for its place
+ITERATIONS = 20  # of reweighting; one camera turned by 90 degrees among four is forgotten after six
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,21 +50,27 @@ class Matches:
     def __len__(self) -> int:
         return len(self.depth)
 
+    def median_scale(self) -> float:
+        """Unit of the new window in units of the one before: the median of each frame, then over frames."""
+        of_frame = [self.pair == pair for pair in np.unique(self.pair)]
+        return math.exp(np.median([weighted_median(self.log_ratio[one], self.weight[one]) for one in of_frame]))
+
 
 def align(prediction: Prediction, latest: Submap | None, config: AlignmentConfig, map_from_first: Sim3) -> Placement:
     """Place a window in the map.
 
-    Depths of the shared frames give the scale, their points and rotations the rest; what the points cannot tell is
-    taken from the shared cameras, and what nothing can tell is held at the last pose and scale known.
+    The depths of the shared frames give the scale, their cameras the turn and the shift, and their dense points must
+    confirm it; what nothing can tell is held at the last pose and scale known.
 
     Args:
         prediction: the window to place.
         latest: the submap before it; None at the start of a map.
-        config: how many frames and points to compare, and when not to trust them.
+        config: how many frames and points to compare, and which share of them must agree.
         map_from_first: the place of a map's first window.
 
     Returns:
-        map_from_window, always finite, and how well the seam fits.
+        map_from_window, always finite, and how well the seam fits: ALIGNED where the points confirm it, DEGENERATE
+        where they are too few or disagree.
     """
     if latest is None:
         return Placement(map_from_first, Seam(SeamStatus.FIRST if prediction.is_posed.any() else SeamStatus.HELD))
@@ -69,16 +78,14 @@ def align(prediction: Prediction, latest: Submap | None, config: AlignmentConfig
     pairs = shared_frames(before, prediction)
     matches = sample_matches(before, prediction, pairs[: config.max_frames], config.max_points)
     if len(matches) == 0:
-        return Placement(_hold(prediction, latest, pairs), Seam(SeamStatus.HELD))
-
-    pairs = pairs[: config.max_frames]
-    by_cameras = _fit_cameras(before, prediction, pairs, _median_scale(matches))
-    by_points, is_trusted = _fit_points(matches, by_cameras, config)
-    before_from_window = by_points if is_trusted else by_cameras
-    status = SeamStatus.ALIGNED if is_trusted else SeamStatus.DEGENERATE
+        return Placement(_hold(prediction, latest, pairs), Seam(SeamStatus.HELD, shared_frames=len(pairs)))
+    scale = matches.median_scale()
+    before_from_window = fit_cameras(before, prediction, pairs, scale, NOISE_SHIFT * float(np.median(matches.depth)))
     seam = _judge(before, prediction, pairs, matches, before_from_window)
+    if len(matches) < MIN_POINTS or seam.inlier_ratio < config.min_inlier_ratio:
+        seam = dataclasses.replace(seam, status=SeamStatus.DEGENERATE)
     map_from_before = latest.placement.map_from_window
-    seam = dataclasses.replace(seam, status=status, residual=map_from_before.scale * seam.residual)
+    seam = dataclasses.replace(seam, residual=map_from_before.scale * seam.residual)
     return Placement(map_from_before @ before_from_window, seam)
 
 
@@ -118,74 +125,55 @@ def sample_matches(
     return Matches(*columns)
 
 
-def _median_scale(matches: Matches) -> float:
-    """Unit of the new window in units of the one before: the median log-ratio of each frame, then over frames."""
-    return math.exp(np.median([np.median(matches.log_ratio[matches.pair == pair]) for pair in np.unique(matches.pair)]))
+def fit_cameras(
+    before: Prediction, prediction: Prediction, pairs: list[tuple[int, int]], scale: float, noise_shift: float
+) -> Sim3:
+    """before_from_window from the shared cameras at a given scale: robust means of their turns and of their shifts.
 
+    Args:
+        before, prediction: the windows.
+        pairs: the shared frames.
+        scale: unit of the new window in units of the one before.
+        noise_shift: how far apart places may lie to count in full, units of the window before.
 
-def _fit_cameras(before: Prediction, prediction: Prediction, pairs: list[tuple[int, int]], scale: float) -> Sim3:
-    """before_from_window from the mean turn and the median shift of the shared cameras, at a given scale."""
+    Source: iteratively reweighted means; of rotations the chordal one, Hartley et al., Rotation Averaging, IJCV 2013,
+        sec. 5.3.
+    """
     in_before = before.window_from_cam[[i for i, _ in pairs]]
     in_window = prediction.window_from_cam[[j for _, j in pairs]]
-    R = nearest_rotation((in_before[:, :3, :3] @ np.swapaxes(in_window[:, :3, :3], 1, 2)).sum(axis=0))
+    turns = in_before[:, :3, :3] @ np.swapaxes(in_window[:, :3, :3], 1, 2)
+    weight = np.ones(len(pairs))
+    for _ in range(ITERATIONS):
+        R = nearest_rotation(np.tensordot(weight, turns, axes=1))
+        weight = _trust(rotation_angle(np.swapaxes(turns, 1, 2) @ R), NOISE_ROTATION)
     shifts = in_before[:, :3, 3] - scale * in_window[:, :3, 3] @ R.T
-    return Sim3(scale, R, np.median(shifts, axis=0))
+    weight = np.ones(len(pairs))
+    for _ in range(ITERATIONS):
+        t = weight @ shifts / weight.sum()
+        weight = _trust(np.linalg.norm(shifts - t, axis=1), noise_shift)
+    return Sim3(scale, R, t)
 
 
-def _fit_points(matches: Matches, start: Sim3, config: AlignmentConfig) -> tuple[Sim3, bool]:
-    """before_from_window by iteratively reweighted least squares on the points, and whether the points can tell."""
-    if len(matches) < MIN_POINTS:
-        return start, False
-    fit = Sim3(start.scale, start.R, np.median(matches.y - start.scale * matches.x @ start.R.T, axis=0))
-    for _ in range(MAX_ITERATIONS):
-        weight = _robust_weight(matches, fit)
-        step, fit = fit, umeyama(matches.x, matches.y, weight)
-        if _change(step, fit, matches.depth) < CONVERGED:
-            break
-    agreeing = _relative_residual(matches, fit) < AGREE
-    is_trusted = (
-        agreeing.mean() >= config.min_inlier_ratio
-        and agreeing.sum() >= MIN_POINTS
-        and _spread(matches, weight) > MIN_SPREAD
-        and rotation_angle(fit.R.T @ start.R) < MAX_DISAGREEMENT
-    )
-    return fit, bool(is_trusted)
+def _trust(residual: np.ndarray, noise: float) -> np.ndarray:
+    """1 within the noise, falling with the square of the residual beyond: what is far off pulls less, not more."""
+    return (noise / np.maximum(residual, noise)) ** 2
 
 
-def _relative_residual(matches: Matches, fit: Sim3) -> np.ndarray:
-    """[N] distance of the partners in depths: depth networks err in proportion to the depth."""
-    return np.linalg.norm(matches.y - fit.transform_points(matches.x), axis=1) / matches.depth
-
-
-def _robust_weight(matches: Matches, fit: Sim3) -> np.ndarray:
-    """[N] trust times Tukey's biweight of the residual, for squared distances (hence over depth squared)."""
-    residual = _relative_residual(matches, fit)
-    sigma = max(MAD_TO_SIGMA * float(np.median(residual)), MIN_SIGMA)
-    biweight = np.maximum(0.0, 1.0 - (residual / (TUKEY * sigma)) ** 2) ** 2
-    return matches.weight * biweight / matches.depth**2
-
-
-def _change(old: Sim3, new: Sim3, depth: np.ndarray) -> float:
-    shift = float(np.linalg.norm(new.t - old.t) / np.median(depth))
-    return max(abs(math.log(new.scale / old.scale)), float(rotation_angle(old.R.T @ new.R)), shift)
-
-
-def _spread(matches: Matches, weight: np.ndarray) -> float:
-    """How far the points lie from one line, in depths: the second axis of their spread."""
-    share = weight / weight.sum()
-    centred = matches.y - share @ matches.y
-    variances = np.linalg.eigvalsh((centred * share[:, None]).T @ centred)  # ascending
-    return math.sqrt(max(float(variances[1]), 0.0)) / float(np.median(matches.depth))
+def weighted_median(values: np.ndarray, weight: np.ndarray) -> float:
+    """The value at which half of the weight lies on either side."""
+    order = np.argsort(values, kind='stable')
+    below = np.cumsum(weight[order])
+    return float(values[order[np.searchsorted(below, 0.5 * below[-1])]])
 
 
 def _judge(
     before: Prediction, prediction: Prediction, pairs: list[tuple[int, int]], matches: Matches, fit: Sim3
 ) -> Seam:
     """The figures of a seam, lengths in units of the window before."""
-    agreeing = _relative_residual(matches, fit) < AGREE
-    squared = ((matches.y - fit.transform_points(matches.x)) ** 2).sum(axis=1)
+    distance = np.linalg.norm(matches.y - fit.transform_points(matches.x), axis=1)
+    agreeing = distance < AGREE * matches.depth
     weight = matches.weight * agreeing
-    residual = math.sqrt(float(weight @ squared / weight.sum())) if agreeing.any() else float('nan')
+    residual = math.sqrt(float(weight @ distance**2 / weight.sum())) if agreeing.any() else float('nan')
     turns = [
         rotation_angle(before.cam_from_window[i, :3, :3] @ fit.R @ prediction.window_from_cam[j, :3, :3])
         for i, j in pairs

@@ -129,28 +129,3 @@ def nearest_rotation(M: np.ndarray) -> np.ndarray:
     U, _, Vt = np.linalg.svd(M)
     U[..., :, 2] *= np.sign(np.linalg.det(U) * np.linalg.det(Vt))[..., None]
     return U @ Vt
-
-
-def umeyama(source: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Sim3:
-    """The similarity target_from_source that brings weighted points nearest to their partners.
-
-    Args:
-        source, target: [N, 3] points, partners in the same row, each in its own length unit.
-        weight: [N] of the squared distances, not negative, not all zero.
-
-    Returns:
-        The least squares Sim(3). Unique where the points span a plane at least; a line leaves the turn about it open.
-
-    Source: Umeyama, Least-Squares Estimation of Transformation Parameters Between Two Point Patterns, PAMI 1991;
-        the equations are those of the paper, its 1/n replaced by the weights' shares.
-    """
-    share = weight / weight.sum()
-    mean_x, mean_y = share @ source, share @ target  # eq. 34, 35
-    x, y = source - mean_x, target - mean_y
-    variance_x = share @ (x * x).sum(axis=1)  # eq. 36
-    covariance = (y * share[:, None]).T @ x  # eq. 38
-    U, D, Vt = np.linalg.svd(covariance)
-    S = np.array([1.0, 1.0, np.sign(np.linalg.det(U) * np.linalg.det(Vt))])  # eq. 39, 43
-    R = (U * S) @ Vt  # eq. 40
-    scale = float(D @ S / variance_x)  # eq. 42
-    return Sim3(scale, R, mean_y - scale * R @ mean_x)  # eq. 41

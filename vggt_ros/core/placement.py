@@ -12,8 +12,8 @@ class SeamStatus(Enum):
     """How a window came to its place in the map."""
 
     FIRST = 'first'  # it defines the map
-    ALIGNED = 'aligned'  # by dense points and rotations of the shared frames
-    DEGENERATE = 'degenerate'  # points could not tell; by the shared cameras' poses and the ratio of depths
+    ALIGNED = 'aligned'  # by depths and cameras of the shared frames, confirmed by their dense points
+    DEGENERATE = 'degenerate'  # likewise, but too few points, or too many that disagree, to confirm it
     HELD = 'held'  # nothing shared, or nothing that could be trusted: at the last pose and scale known
 
 
