@@ -1,0 +1,107 @@
+"""The inference form gives what the plain form gives, and computes no more than asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small import SMALL, random_images, small_model
+
+from vggt import StreamingVGGT, VGGTOutput
+from vggt.errors import ConfigError, InputError
+
+SIZE = (56, 70)
+# The tolerances of the goldens: rounding only, as another chunk or batch may take another kernel.
+POSE, DEPTH, POINTS = 1e-5, 5e-5, 1e-4
+# bfloat16 keeps 8 bits, a relative step of 2^-8 = 4e-3 at each of some fifty matrix products; float16 keeps 11.
+LOW_PRECISION = {torch.bfloat16: 2e-2, torch.float16: 2.5e-3}
+
+
+def plain(images: torch.Tensor) -> VGGTOutput:
+    with torch.inference_mode():
+        return small_model()(images)
+
+
+def assert_same(ours: VGGTOutput, plain: VGGTOutput, frames: list[int]) -> None:
+    torch.testing.assert_close(ours.pose_encoding, plain.pose_encoding, rtol=0, atol=POSE)
+    torch.testing.assert_close(ours.depth, plain.depth[:, frames], rtol=0, atol=DEPTH)
+    torch.testing.assert_close(ours.depth_confidence, plain.depth_confidence[:, frames], rtol=0, atol=DEPTH)
+
+
+@pytest.mark.parametrize('chunk', [1, 2, 8])
+def test_outputs_equal_the_plain_forms(chunk: int) -> None:
+    images = random_images(5)
+    stream = StreamingVGGT(small_model(), heads=('camera', 'depth', 'point'), chunk=chunk)
+    ours, expected = stream.predict(stream.encode(images), SIZE), plain(images)
+    assert_same(ours, expected, [0, 1, 2, 3, 4])
+    torch.testing.assert_close(ours.world_points, expected.world_points, rtol=0, atol=POINTS)
+    assert ours.tracks is None
+
+
+def test_tokens_of_a_frame_serve_every_window_that_holds_it() -> None:
+    images = random_images(7)
+    stream = StreamingVGGT(small_model())
+    tokens = torch.cat([stream.encode(images[:4]), stream.encode(images[4:])])
+    for start in (0, 3):
+        window = slice(start, start + 4)
+        assert_same(stream.predict(tokens[window], SIZE), plain(images[window]), [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize('frames', [[3], [2, 3], [3, 0]])
+def test_only_the_frames_asked_for_are_decoded(frames: list[int]) -> None:
+    images = random_images(4)
+    stream = StreamingVGGT(small_model())
+    decoded = []
+    stream.model.depth_head.norm.register_forward_hook(lambda _m, inputs, _o: decoded.append(inputs[0].shape[0]))
+    ours = stream.predict(stream.encode(images), SIZE, frames=frames)
+    assert_same(ours, plain(images), frames)
+    assert sum(decoded) == 4 * len(frames)  # four levels each
+
+
+def test_no_frame_asked_for_gives_cameras_only() -> None:
+    stream = StreamingVGGT(small_model())
+    output = stream.predict(stream.encode(random_images(3)), SIZE, frames=[])
+    assert output.pose_encoding.shape == (1, 3, 9)
+    assert output.depth is None
+
+
+def test_only_layers_that_a_head_reads_are_kept() -> None:
+    config = replace(SMALL, depth=6, depth_head=replace(SMALL.depth_head, layers=(0, 1, 2, 3)))
+    model = small_model(config)
+    assert model.layers_read(('camera',)) == {5}
+    assert model.layers_read(('camera', 'depth')) == {0, 1, 2, 3, 5}
+    assert set(model.aggregator(random_images(2)[None], keep={1, 5})) == {1, 5}
+
+
+@pytest.mark.parametrize('dtype', LOW_PRECISION, ids=str)
+def test_low_precision_stays_within_its_rounding(dtype: torch.dtype) -> None:
+    images = random_images(5)
+    expected = plain(images)
+    stream = StreamingVGGT(small_model(), dtype=dtype)
+    ours = stream.predict(stream.encode(images), SIZE)
+    assert ours.depth.dtype == ours.pose_encoding.dtype == torch.float32
+    assert stream.model.aggregator.global_blocks[0].mlp.fc1.weight.dtype == dtype
+    relative = ((ours.depth - expected.depth).abs() / expected.depth).max().item()
+    pose = (ours.pose_encoding - expected.pose_encoding).abs().max().item()
+    assert 0 < relative < LOW_PRECISION[dtype]
+    assert 0 < pose < LOW_PRECISION[dtype]
+
+
+def test_bad_tokens_frames_and_settings_are_refused_in_words() -> None:
+    stream = StreamingVGGT(small_model())
+    tokens = stream.encode(random_images(2))
+    with pytest.raises(InputError, match='another size'):
+        stream.predict(tokens, (70, 70))
+    with pytest.raises(InputError, match='at least one frame'):
+        stream.predict(tokens[:0], SIZE)
+    with pytest.raises(InputError, match=r'0\.\.1'):
+        stream.predict(tokens, SIZE, frames=[2])
+    with pytest.raises(InputError, match='one window'):
+        stream.encode(random_images(4).unflatten(0, (2, 2)))
+    with pytest.raises(InputError, match='multiples of 14'):
+        stream.encode(torch.rand(1, 3, 50, 50))
+    with pytest.raises(ConfigError, match='plain VGGT'):
+        StreamingVGGT(small_model(), heads=('track',))
+    with pytest.raises(ConfigError, match='float64'):
+        StreamingVGGT(small_model(), dtype=torch.float64)

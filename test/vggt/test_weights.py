@@ -1,0 +1,192 @@
+"""Weights load by name or file, strictly, and every way to fail says what mends it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from golden import BUNDLED, SIBLING, read_config
+from safetensors.torch import load_file, save_file
+from small import SMALL, random_images, small_model
+
+from vggt import VGGT, VGGTConfig, load_vggt
+from vggt.checkpoint import config_from_shapes
+from vggt.errors import CheckpointError, ConfigError
+from vggt.weights import shipped_names
+
+
+@pytest.fixture
+def weights_file(tmp_path: Path) -> Path:
+    """A small checkpoint with its configuration beside it."""
+    path = tmp_path / 'small.safetensors'
+    save_file(small_model().state_dict(), path)
+    path.with_suffix('.json').write_text(json.dumps(SMALL.to_dict()))
+    return path
+
+
+def assert_same_weights(a: VGGT, b: VGGT) -> None:
+    others = b.state_dict()
+    for name, value in a.state_dict().items():
+        assert torch.equal(value, others[name]), name
+
+
+def test_file_with_configuration_beside_it_loads(weights_file: Path) -> None:
+    model = load_vggt(weights_file)
+    assert model.config == SMALL
+    assert not model.training
+    assert_same_weights(model, small_model())
+    with torch.inference_mode():
+        assert torch.equal(model(random_images(2)).depth, small_model()(random_images(2)).depth)
+
+
+@pytest.mark.parametrize('wrapper', [None, 'model', 'state_dict'])
+def test_torch_file_loads(weights_file: Path, tmp_path: Path, wrapper: str | None) -> None:
+    state = small_model().state_dict()
+    path = weights_file.with_suffix('.pt')
+    torch.save({wrapper: state, 'epoch': 3} if wrapper else state, path)
+    assert_same_weights(load_vggt(path), small_model())
+
+
+def test_loaded_model_can_be_trained(weights_file: Path) -> None:
+    model = load_vggt(weights_file).train()
+    model(random_images(2)).depth.mean().backward()
+    assert model.aggregator.camera_token.grad is not None
+    assert not model.aggregator.patch_embed.mask_token.requires_grad
+
+
+def test_unwanted_heads_are_dropped_and_the_rest_stays_strict(weights_file: Path) -> None:
+    model = load_vggt(weights_file, heads=('camera', 'depth'))
+    assert model.config.heads == ('camera', 'depth')
+    assert model.point_head is None
+    assert model.track_head is None
+    state = load_file(weights_file)
+    del state['depth_head.norm.weight'], state['point_head.norm.weight']
+    save_file(state, weights_file)
+    load_vggt(weights_file, heads=('camera',))
+    with pytest.raises(CheckpointError, match=r'1 missing \(depth_head.norm.weight\)'):
+        load_vggt(weights_file, heads=('camera', 'depth'))
+
+
+def test_head_that_the_weights_lack_is_refused(weights_file: Path) -> None:
+    config = SMALL.with_heads(['camera'])
+    save_file(small_model(config).state_dict(), weights_file)
+    with pytest.raises(ConfigError, match='depth'):
+        load_vggt(weights_file, heads=('camera', 'depth'), config=config)
+
+
+def test_half_precision_files_load_in_the_precision_asked_for(weights_file: Path) -> None:
+    save_file({name: value.half() for name, value in small_model().state_dict().items()}, weights_file)
+    assert load_vggt(weights_file).aggregator.camera_token.dtype == torch.float32
+    assert load_vggt(weights_file, dtype=torch.bfloat16).aggregator.camera_token.dtype == torch.bfloat16
+
+
+def test_unexpected_and_reshaped_tensors_are_named(weights_file: Path) -> None:
+    state = load_file(weights_file)
+    state['aggregator.extra'] = torch.zeros(1)
+    state['camera_head.token_norm.bias'] = torch.zeros(3)
+    save_file(state, weights_file)
+    with pytest.raises(CheckpointError, match=r'1 unexpected \(aggregator.extra\)') as caught:
+        load_vggt(weights_file)
+    assert 'camera_head.token_norm.bias (3,) instead of (128,)' in str(caught.value)
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.pt'])
+def test_truncated_file_is_told_from_others(weights_file: Path, suffix: str) -> None:
+    path = weights_file.with_suffix(suffix)
+    if suffix == '.pt':
+        torch.save(small_model().state_dict(), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match=r'cut short.*download it again'):
+        load_vggt(path)
+
+
+def test_missing_file_and_unknown_name(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r'no weights file .*absent\.safetensors'):
+        load_vggt(tmp_path / 'absent.safetensors')
+    with pytest.raises(CheckpointError, match='facebook/VGGT-1B'):
+        load_vggt('gigantic')
+    (tmp_path / 'weights.onnx').touch()
+    with pytest.raises(CheckpointError, match=r'\.safetensors, \.pt'):
+        load_vggt(tmp_path / 'weights.onnx')
+
+
+def test_foreign_checkpoint_is_told(tmp_path: Path) -> None:
+    path = tmp_path / 'foreign.safetensors'
+    save_file({'encoder.weight': torch.zeros(2, 2)}, path)
+    with pytest.raises(CheckpointError, match=r'not a VGGT checkpoint.*encoder\.weight'):
+        load_vggt(path)
+    torch.save([torch.zeros(2)], path.with_suffix('.pt'))
+    with pytest.raises(CheckpointError, match='not a state dict'):
+        load_vggt(path.with_suffix('.pt'))
+
+
+class Trap:
+    """Unpickling this writes a file: what a hostile checkpoint would do, only worse."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_hostile_file_is_not_executed(tmp_path: Path) -> None:
+    touched = tmp_path / 'touched'
+    torch.save({'aggregator.camera_token': Trap(touched)}, tmp_path / 'trap.pt')
+    (tmp_path / 'old.pt').write_bytes(pickle.dumps(Trap(touched), protocol=2))
+    for name in ('trap.pt', 'old.pt'):
+        with pytest.raises(CheckpointError, match='could run code'):
+            load_vggt(tmp_path / name)
+    assert not touched.exists()
+
+
+def test_configuration_is_read_from_the_released_shapes() -> None:
+    manifest = json.loads((BUNDLED / 'manifest_vggt_1b.json').read_text())
+    shapes = {name: tuple(shape) for name, shape, _ in manifest['entries']}
+    assert config_from_shapes(shapes) == VGGTConfig()
+    without = {name: shape for name, shape in shapes.items() if not name.startswith(('track_head', 'point_head'))}
+    assert config_from_shapes(without) == VGGTConfig().with_heads(['camera', 'depth'])
+
+
+def test_shapes_that_do_not_tell_the_configuration_are_refused(weights_file: Path) -> None:
+    weights_file.with_suffix('.json').unlink()
+    (weights_file.parent / 'config.json').write_text('{"img_size": 518, "embed_dim": 64}')  # not of our form
+    with pytest.raises(CheckpointError, match='to_dict'):
+        load_vggt(weights_file)
+    (weights_file.parent / 'config.json').write_text(json.dumps(SMALL.to_dict()))
+    assert load_vggt(weights_file).config == SMALL
+    (weights_file.parent / 'config.json').write_text('{')
+    with pytest.raises(CheckpointError, match='not JSON'):
+        load_vggt(weights_file)
+
+
+@pytest.mark.parametrize('name', ['tiny_conv', 'tiny_dino'])
+def test_checkpoint_of_the_reference_loads_unchanged(name: str, tmp_path: Path) -> None:
+    stored = SIBLING / f'{name}.safetensors'
+    if not stored.is_file():
+        pytest.skip(f'{stored.name} is not beside this repository')
+    config = read_config(json.loads((BUNDLED / f'{name}.json').read_text()))
+    assert set(load_vggt(stored, config=config).state_dict()) == set(load_file(stored))
+
+
+@pytest.mark.parametrize('name', shipped_names() or ['none'])
+def test_shipped_weights_load_and_give_finite_output(name: str) -> None:
+    if name == 'none':
+        pytest.skip('no weights are shipped')
+    model = load_vggt(name)
+    patch = model.config.patch_size
+    with torch.inference_mode():
+        output = model(random_images(3, 6 * patch, 8 * patch))
+    assert output.depth is not None
+    assert torch.isfinite(output.depth).all()
+    assert torch.isfinite(output.pose_encoding).all()
+
+
+def test_loading_a_file_says_nothing(weights_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger='vggt'):
+        load_vggt(weights_file)
+    assert not caplog.records
