@@ -109,6 +109,12 @@ class Encoder:
         outputs += [Output(topic, stamp, message) for topic, message in of_window]
         return [output for output in outputs if _is_wanted(output.topic, wanted)]
 
+    def encode_map(self) -> list[Output]:
+        """The map as it stands, for a subscriber that came after the last update; empty before the first."""
+        if self._map_points is None or not self._last_stamp_ns:
+            return []
+        return [Output('~/map_points', self._last_stamp_ns, self._map(self._last_stamp_ns))]
+
     def _intrinsics(self, frame: PlacedFrame) -> np.ndarray:
         """Intrinsics stay the same for a frame_id, and depth is lifted with what is published.
 
@@ -185,8 +191,13 @@ class Encoder:
         if _is_wanted('~/path', wanted):
             yield '~/path', make.path(stamp, world, list(self._path))
         if self._map_points is not None and self._map_is_due(stamp) and _is_wanted('~/map_points', wanted):
-            self._map_stamp_ns = stamp
-            yield '~/map_points', make.cloud(stamp, world, coloured_points(*self._map_points()).packed(), is_dense=True)
+            yield '~/map_points', self._map(stamp)
+
+    def _map(self, stamp: int) -> Any:
+        assert self._map_points is not None
+        self._map_stamp_ns = stamp
+        points = coloured_points(*self._map_points()).packed()
+        return self.make.cloud(stamp, self.config.frames.world_frame, points, is_dense=True)
 
     def _map_is_due(self, stamp: int) -> bool:
         period_ns = round(self.config.map.map_publish_period * 1e9)

@@ -70,7 +70,11 @@ class Inputs:
         asked = f'{len(of_type)} publisher(s) there, {len(best_effort)} best effort, we ask for {self._reliability}'
         if best_effort and self._reliability == 'reliable':
             return f'{said}: {asked}; set input_reliability:=best_effort'
-        return f'{said}: {asked}; it fits, so the camera is silent, or DDS loses large messages'
+        if self._reliability == 'best_effort' and not best_effort:
+            return (
+                f'{said}: {asked}; if the camera does send, DDS loses large messages: set input_reliability:=reliable'
+            )
+        return f'{said}: {asked}; it fits, so the camera is silent, or DDS loses large messages (see DDS tuning)'
 
     def destroy(self) -> None:
         """Stop listening."""

@@ -21,6 +21,7 @@ from vggt_ros.core.config import Config, settings
 from vggt_ros.core.errors import ConfigError, EncodingError, VggtRosError
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import make_predictor
+from vggt_ros.dds import make_room_for_images
 from vggt_ros.diagnostics import Health, diagnostics
 from vggt_ros.encode import Encoder
 from vggt_ros.inputs import Inputs
@@ -129,7 +130,7 @@ class VggtNode(LifecycleNode):
         start = time.monotonic()
         self._pipeline = Pipeline(config, make_predictor(config))
         log.info('model %s ready in %.1f s', config.model.source, time.monotonic() - start)
-        self._outputs = Outputs(self)
+        self._outputs = Outputs(self, burst=config.window.size)
         self._configured.callback(self._outputs.destroy)
         if self._transforms is None:
             self._transforms = RobotTransforms(self)
@@ -282,6 +283,7 @@ def main(args: list[str] | None = None) -> int:
     if {'-h', '--help'} & set(sys.argv if args is None else args):
         print(usage())
         return 0
+    make_room_for_images()
     rclpy.init(args=args)
     node = None
     try:

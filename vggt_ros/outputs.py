@@ -25,10 +25,13 @@ class Outputs:
 
     Args:
         node: owns the publishers; they publish while the node is active.
+        burst: messages a topic may send at once: the first window publishes all its frames. What a reliable reader has
+            not confirmed yet must fit into the history, or it is lost in spite of being reliable.
     """
 
-    def __init__(self, node: LifecycleNode) -> None:
+    def __init__(self, node: LifecycleNode, burst: int) -> None:
         self._node = node
+        self._burst = burst
         self._messages = ros_messages()
         self._lazy = tuple(topic.name for topic in TOPICS if topic.lazy)
         self._eager = frozenset(topic.name for topic in TOPICS if not topic.lazy)
@@ -72,7 +75,7 @@ class Outputs:
         durability = DurabilityPolicy.TRANSIENT_LOCAL if topic.latched else DurabilityPolicy.VOLATILE
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
-            depth=topic.depth,
+            depth=topic.depth if topic.latched else max(topic.depth, self._burst),
             reliability=ReliabilityPolicy.RELIABLE,
             durability=durability,
         )

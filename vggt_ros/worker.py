@@ -26,6 +26,7 @@ from vggt_ros.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
+MAP = '~/map_points'
 TICK_S = 0.1  # how often a worker without images looks for requests and for the end of the stream
 RECENT = 100  # windows whose times make up the figures of the diagnostics
 
@@ -124,6 +125,7 @@ class Worker:
         self._throttle = Throttle()
         self._arrivals: OrderedDict[int, float] = OrderedDict()  # stamp -> steady seconds
         self._is_mount_known = False  # whether the map starts at the robot's base
+        self._was_map_wanted = False
         self._waits_for_calibration = self._config.camera.intrinsics_mode == 'camera_info'
         self._reset_asked = threading.Event()
         self._stopping = threading.Event()
@@ -165,9 +167,8 @@ class Worker:
                     return
                 self._silence.end()
                 self._guard(self._take_in, letter)
-            gap_s = self._config.stream.max_frame_gap_s
-            if not letters and gap_s > 0 and self._silence.lasts(gap_s):
-                self._guard(self._flush)
+            if not letters:
+                self._guard(self._rest)
 
     def _guard(self, work: Callable[..., None], *args: Any) -> None:
         """Nothing that goes wrong with one image or window ends the stream."""
@@ -254,9 +255,18 @@ class Worker:
             self._pipeline.map.map_from_first_camera = base_from_cam
             self._is_mount_known = True
 
-    def _flush(self) -> None:
-        """The stream has paused: what waits for a full window goes out as a shorter one."""
-        self._publish(self._pipeline.flush(), time.monotonic())
+    def _rest(self) -> None:
+        """No image came for a tick. When the stream has paused, what waits for a full window goes out as a shorter one.
+
+        Whoever subscribes to the map now gets it now, although no window completes.
+        """
+        gap_s = self._config.stream.max_frame_gap_s
+        if gap_s > 0 and self._silence.lasts(gap_s):
+            self._publish(self._pipeline.flush(), time.monotonic())
+        is_map_wanted = MAP in self._sink.wanted
+        if is_map_wanted and not self._was_map_wanted:
+            self._sink.publish(self._encoder.encode_map())
+        self._was_map_wanted = is_map_wanted
 
     def _publish(self, update: Update | None, start: float) -> None:
         if update is None or self._abandoned:
@@ -275,7 +285,9 @@ class Worker:
             return
         frames = config.frames
         base_from_cam = self._mount.base_from_cam(frames, newest.frame_id, newest.stamp_ns, frames.tf_timeout_s)
-        outputs = self._encoder.encode(update, base_from_cam, self._sink.wanted)
+        wanted = self._sink.wanted
+        self._was_map_wanted = self._was_map_wanted and MAP in wanted
+        outputs = self._encoder.encode(update, base_from_cam, wanted)
         self._sink.publish([*self._correct_odometry(update, base_from_cam), *outputs])
         self.report.published += len(update.frames)
         self.report.latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)

@@ -1,14 +1,74 @@
-"""Tests with the real rclpy: a domain of their own, on this machine only."""
+"""Tests with the real rclpy: a domain of their own, on this machine only. robot.py is the other side of them."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-# Chosen before rclpy is imported anywhere; child processes inherit it. 1..100 is free of the ports of other domains.
-os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
-os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-os.environ.setdefault('OMP_NUM_THREADS', '1')
+from vggt_ros.dds import stay_on_this_machine
 
-pytest.importorskip('rclpy', reason='rclpy is not importable: source a ROS 2 installation, or run `make test`')
+# Chosen before rclpy is imported anywhere; child processes inherit it.
+os.environ.update(stay_on_this_machine(1 + os.getpid() % 100))
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+sys.path.insert(0, str(Path(__file__).parent))
+
+rclpy = pytest.importorskip('rclpy', reason='rclpy is not importable: source a ROS 2 installation, or run `make test`')
+
+from robot import CLIPS, IMAGE, Clip, NodeProcess, Robot, spinning  # noqa: E402
+
+
+@pytest.fixture(scope='session')
+def clip() -> Clip:
+    folder = next((folder for folder in CLIPS if folder.is_dir()), None)
+    if folder is None:
+        pytest.skip(f'no clip of real frames; expected one of {", ".join(map(str, CLIPS))}')
+    return Clip(folder, 16)
+
+
+@pytest.fixture
+def robot() -> Iterator[Robot]:
+    yield from run_robot()
+
+
+@pytest.fixture(scope='module')
+def module_robot() -> Iterator[Robot]:
+    yield from run_robot()
+
+
+def run_robot() -> Iterator[Robot]:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = Robot(context)
+    with spinning(node, context):
+        yield node
+    rclpy.try_shutdown(context=context)
+
+
+@pytest.fixture
+def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
+    yield from run_nodes(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def start_module_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., NodeProcess]]:
+    yield from run_nodes(tmp_path_factory.mktemp('node'))
+
+
+def run_nodes(folder: Path) -> Iterator[Callable[..., NodeProcess]]:
+    processes: list[NodeProcess] = []
+
+    def start(*, before: str = '', remappings: dict[str, str] | None = None, **parameters: object) -> NodeProcess:
+        parameters.setdefault('backend', 'fake')
+        log = folder / f'node{len(processes)}.log'
+        processes.append(NodeProcess(parameters, {'image': IMAGE, **(remappings or {})}, log, before))
+        return processes[-1]
+
+    yield start
+    for started in processes:
+        if started.process.poll() is None:
+            started.process.kill()
+            started.process.wait()
