@@ -3,7 +3,7 @@
 Both windows see the same pixels of the same images with the same K, so in a camera's own frame the two clouds differ
 only along the rays. Hence the dense points tell the scale, and whether to believe it all; of turn and shift they say
 nothing that the shared cameras do not say better. Fitting those to the points as well takes a smooth depth error for a
-turn: on simulated walks of 120 frames with a smooth 3 % in depth, 0.3 degrees and 1 % in the cameras, the trajectory was
+turn: on simulated walks of 120 frames with a smooth 3 % in depth, 0.3 degrees and 1 % in the cameras, the way was
 4 times worse (ATE 0.10 m against 0.024 m, medians of 6). Umeyama's fit to the camera centres alone gave 0.61 m.
 """
 

@@ -244,7 +244,7 @@ def validity(prediction: Prediction, scale: float, config: CloudConfig, start: i
 
 
 def _needed(depth: np.ndarray, pixels_at_unit_depth: float) -> np.ndarray:
-    """[h, w] which pixels to keep so that neighbours are at most a voxel apart, if the grid is as fine as that.
+    """[h, w] which pixels to keep so that neighbours are at most half a voxel apart, where the grid is as fine as that.
 
     A pixel of the grid of every 2nd, 4th ... pixel is needed where the next coarser grid would leave gaps.
 
@@ -255,6 +255,6 @@ def _needed(depth: np.ndarray, pixels_at_unit_depth: float) -> np.ndarray:
     needed = np.zeros(depth.shape, dtype=bool)
     for step in (1, 2, 4, 8):
         coarse = depth[::step, ::step]
-        needed[::step, ::step] |= 2 * step * coarse > pixels_at_unit_depth
+        needed[::step, ::step] |= 4 * step * coarse > pixels_at_unit_depth
     needed[::16, ::16] |= np.isfinite(depth[::16, ::16])
     return needed

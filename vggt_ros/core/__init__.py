@@ -1,0 +1,1 @@
+"""The algorithms: numpy and torch, no ROS. Start reading at pipeline.py."""
