@@ -14,12 +14,16 @@ ROOT = Path(__file__).resolve().parents[1]
 # Package: what it may import beside the standard library, anywhere in its files.
 ALLOWED = {
     'vggt': {'vggt', 'torch', 'numpy', 'safetensors', 'huggingface_hub', 'PIL'},
+    'vggt_ros.core': {'vggt', 'vggt_ros', 'torch', 'numpy', 'cv2'},
 }
 # Package: what importing all of it must leave unloaded; these are imported where they are used.
 LAZY = {
     'vggt': {'huggingface_hub', 'PIL', 'cv2', 'scipy', 'torchvision'},
+    'vggt_ros.core': {'huggingface_hub', 'PIL', 'scipy', 'torchvision'},
 }
-OUT_OF_REACH = ['rclpy', 'vggt_ros', 'sensor_msgs', 'rosbags', 'cv_bridge', 'tf2_ros']
+# Package: what is not there while it is imported.
+ROS = ['rclpy', 'sensor_msgs', 'rosbags', 'cv_bridge', 'tf2_ros']
+OUT_OF_REACH = {'vggt': [*ROS, 'vggt_ros'], 'vggt_ros.core': ROS}
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -46,7 +50,7 @@ assert not loaded, f'importing loaded {{loaded}}'
 
 @pytest.mark.parametrize('package', sorted(ALLOWED))
 def test_package_imports_alone_and_in_silence(package: str) -> None:
-    code = IMPORT_ALL.format(blocked=OUT_OF_REACH, package=package, lazy=LAZY[package])
+    code = IMPORT_ALL.format(blocked=OUT_OF_REACH[package], package=package, lazy=LAZY[package])
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ''
@@ -56,10 +60,19 @@ def test_package_imports_alone_and_in_silence(package: str) -> None:
 @pytest.mark.parametrize('package', sorted(ALLOWED))
 def test_package_names_no_other_layer(package: str) -> None:
     allowed = ALLOWED[package] | set(sys.stdlib_module_names)
-    files = sorted((ROOT / package).rglob('*.py'))
+    files = sorted((ROOT / package.replace('.', '/')).rglob('*.py'))
     assert files
     foreign = {f'{path.relative_to(ROOT)} imports {name}' for path in files for name in imported(path) - allowed}
     assert not foreign
+
+
+def test_core_knows_nothing_of_the_files_beside_it() -> None:
+    files = sorted((ROOT / 'vggt_ros/core').glob('*.py'))
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
+    modules = {node.module or '' for node in nodes if isinstance(node, ast.ImportFrom)}
+    ours = {module for module in modules if module.split('.')[0] == 'vggt_ros'}
+    assert ours
+    assert {module for module in ours if not module.startswith('vggt_ros.core.')} == set()
 
 
 def imported(path: Path) -> set[str]:

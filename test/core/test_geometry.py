@@ -1,0 +1,110 @@
+"""Transforms and projections: round trips, and the conventions that could flip quietly."""
+
+import numpy as np
+import pytest
+import scene
+from scipy.spatial.transform import Rotation
+
+from vggt_ros.core.errors import ShapeError
+from vggt_ros.core.geometry import (
+    BODY_FROM_OPTICAL,
+    cross_matrix,
+    invert_rigid,
+    move_points,
+    nearest_rotation,
+    rotation_angle,
+    unproject_depth,
+    unproject_pixels,
+)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_optical_axes_in_the_body_frame():
+    # REP 103: optical z forward, x right, y down; body x forward, y left, z up
+    np.testing.assert_array_equal(BODY_FROM_OPTICAL[:3, :3] @ [0, 0, 1], [1, 0, 0])
+    np.testing.assert_array_equal(BODY_FROM_OPTICAL[:3, :3] @ [1, 0, 0], [0, -1, 0])
+    np.testing.assert_array_equal(BODY_FROM_OPTICAL[:3, :3] @ [0, 1, 0], [0, 0, -1])
+
+
+def test_similarities_cancel_and_chain(rng):
+    a, b, points = scene.random_similarity(rng), scene.random_similarity(rng), rng.normal(size=(5, 3))
+    np.testing.assert_allclose((a @ b).transform_points(points), a.transform_points(b.transform_points(points)))
+    np.testing.assert_allclose((a @ a.inverse()).transform_points(points), points, atol=1e-12)
+    np.testing.assert_allclose((a.inverse() @ a).scale, 1.0)
+
+
+def test_a_similarity_moves_a_pose_and_what_is_seen_from_it_alike(rng):
+    target_from_source = scene.random_similarity(rng)
+    source_from_body = scene.look([1.0, 2.0, 3.0], 40.0)
+    in_body = rng.normal(size=(4, 3))
+    target_from_body = target_from_source.transform_pose(source_from_body)
+    seen = move_points(target_from_body, target_from_source.scale * in_body)
+    np.testing.assert_allclose(seen, target_from_source.transform_points(move_points(source_from_body, in_body)))
+    np.testing.assert_allclose(target_from_body[:3, :3] @ target_from_body[:3, :3].T, np.eye(3), atol=1e-12)
+
+
+def test_inverse_pose_brings_points_back(rng):
+    poses, points = scene.walk(5), rng.normal(size=(7, 3))
+    for pose, inverse in zip(poses, invert_rigid(poses), strict=True):
+        np.testing.assert_allclose(move_points(inverse, move_points(pose, points)), points, atol=1e-12)
+        np.testing.assert_allclose(inverse @ pose, np.eye(4), atol=1e-12)
+
+
+def test_moved_points_keep_their_type():
+    points = np.ones((3, 3), np.float32)
+    assert move_points(np.eye(4), points).dtype == np.float32
+
+
+def test_unprojected_pixels_project_back():
+    depth = scene.render(scene.walk(1)[0])
+    points = unproject_depth(depth, scene.K)
+    u, v, _ = np.moveaxis(points / points[..., 2:], -1, 0) * [[[40.0]], [[40.0]], [[1.0]]] + [[[23.5]], [[17.5]], [[0]]]
+    np.testing.assert_allclose(u, np.broadcast_to(np.arange(scene.WIDTH), u.shape), atol=1e-9)
+    np.testing.assert_allclose(v, np.broadcast_to(np.arange(scene.HEIGHT)[:, None], v.shape), atol=1e-9)
+    np.testing.assert_array_equal(points[..., 2], depth)
+    rows, columns = np.array([3, 7]), np.array([40, 2])
+    lifted = unproject_pixels(columns, rows, depth[rows, columns], scene.K)
+    np.testing.assert_allclose(lifted, points[rows, columns])
+
+
+def test_unknown_depth_stays_unknown():
+    depth = np.array([[1.0, np.nan]], np.float32)
+    points = unproject_depth(depth, np.eye(3))
+    assert np.isnan(points[0, 1]).all()
+    assert points.dtype == np.float32
+
+
+def test_wrong_shapes_are_named():
+    with pytest.raises(ShapeError, match=r'\(2, 2, 1\)'):
+        unproject_depth(np.zeros((2, 2, 1)), np.eye(3))
+
+
+@pytest.mark.parametrize('angle', [0.0, 1e-9, 1e-4, 1.0, np.pi - 1e-6, np.pi])
+def test_angle_of_a_rotation(angle, rng):
+    axis = rng.normal(size=3)
+    R = Rotation.from_rotvec(angle * axis / np.linalg.norm(axis)).as_matrix()
+    np.testing.assert_allclose(rotation_angle(R), angle, atol=1e-15, rtol=1e-6)
+
+
+def test_nearest_rotation_to_a_sum_is_the_middle(rng):
+    middle = Rotation.random(random_state=rng)
+    left, right = (middle * Rotation.from_rotvec([0.2 * sign, 0, 0]) for sign in (-1, 1))
+    found = nearest_rotation(left.as_matrix() + right.as_matrix())
+    np.testing.assert_allclose(found, middle.as_matrix(), atol=1e-12)
+
+
+def test_nearest_rotation_is_never_a_mirror(rng):
+    for M in rng.normal(size=(20, 3, 3)):
+        R = nearest_rotation(M)
+        np.testing.assert_allclose(np.linalg.det(R), 1.0)
+        others = Rotation.random(500, random_state=rng).as_matrix()
+        assert np.linalg.norm(R - M) <= np.linalg.norm(others - M, axis=(1, 2)).min()
+
+
+def test_cross_matrix(rng):
+    a, b = rng.normal(size=(2, 3))
+    np.testing.assert_allclose(cross_matrix(a) @ b, np.cross(a, b))

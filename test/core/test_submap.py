@@ -1,0 +1,150 @@
+"""The map: what it keeps, what it forgets, and which depth it trusts."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scene
+from scene import predict_truth
+
+from vggt_ros.core.config import Config
+from vggt_ros.core.geometry import Sim3
+from vggt_ros.core.placement import Placement, Seam, SeamStatus
+from vggt_ros.core.submap import Map, Submap, validity
+
+
+def config_of(**values):
+    return Config().with_values({'confidence_percentile': 0.0, **values})
+
+
+def submap_of(start=0, count=4, shared=0, scale=1.0, **arrays):
+    """The truth of a walk, placed so that the map is the world, `scale` units a metre."""
+    poses = scene.walk(start + count)[start:]
+    stamps = [scene.START_NS + i * scene.FRAME_NS for i in range(start, start + count)]
+    prediction = dataclasses.replace(predict_truth(poses, Sim3.identity(), stamps), **arrays)
+    place = Placement(Sim3(scale, np.eye(3), np.zeros(3)), Seam(SeamStatus.FIRST))
+    return Submap(prediction, place, shared)
+
+
+def test_only_new_frames_come_out_and_all_poses_of_the_window():
+    update = Map(config_of()).insert(submap_of(count=6, shared=2))
+    assert [frame.stamp_ns for frame in update.frames] == [scene.START_NS + i * scene.FRAME_NS for i in (2, 3, 4, 5)]
+    np.testing.assert_allclose(update.map_from_window_cams, scene.walk(6), atol=1e-12)
+    np.testing.assert_allclose(update.frames[0].map_from_cam, scene.walk(6)[2], atol=1e-12)
+    assert update.frames[0].frame_id == 'camera_optical'
+
+
+def test_depth_and_poses_are_in_map_units():
+    update = Map(config_of()).insert(submap_of(scale=3.0))
+    np.testing.assert_allclose(update.frames[1].depth, 3 * scene.render(scene.walk(2)[1]), rtol=1e-6)
+    np.testing.assert_allclose(update.frames[1].map_from_cam[:3, 3], 3 * scene.walk(2)[1, :3, 3])
+    np.testing.assert_allclose(update.frames[1].map_from_cam[:3, :3], scene.walk(2)[1, :3, :3])
+
+
+def test_near_far_and_doubtful_depth_is_unknown():
+    submap = submap_of(start=9, count=2, scale=2.0)
+    confidence = submap.prediction.confidence.copy()
+    confidence[1, :5] = 1.0
+    submap = submap_of(start=9, count=2, scale=2.0, confidence=confidence)
+    update = Map(config_of(min_depth=4.0, max_depth=5.0, confidence_threshold=1.5)).insert(submap)
+    for i, frame in enumerate(update.frames):
+        truth = 2 * scene.render(scene.walk(11)[9 + i])
+        expected = (truth >= 4.0) & (truth < 5.0)
+        expected[:5] &= i == 0
+        np.testing.assert_array_equal(np.isfinite(frame.depth), expected)
+        assert expected.any()
+        assert not expected.all()
+        np.testing.assert_array_equal(frame.confidence, confidence[i])  # raw, for those who know better
+
+
+@pytest.mark.parametrize('percentile', [0.0, 20.0, 50.0])
+def test_the_least_confident_share_of_a_window_is_unknown(percentile):
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(1, 10, (4, scene.HEIGHT, scene.WIDTH)).astype(np.float32)
+    confidence[0] *= 5  # one good frame keeps more than its share
+    prediction = submap_of(confidence=confidence).prediction
+    is_valid = validity(prediction, 1.0, config_of(confidence_percentile=percentile).cloud)
+    # the percentile is read from a 16th of 6912 pixels: 1 / sqrt(432) of spread at the most
+    assert abs((1 - is_valid.mean()) * 100 - percentile) < 5
+    assert is_valid[0].mean() >= is_valid[1].mean()
+    assert confidence[is_valid].min() >= np.percentile(confidence, max(0.0, percentile - 5))
+
+
+def test_frames_that_were_not_decoded_do_not_shift_the_percentile():
+    confidence = np.full((4, scene.HEIGHT, scene.WIDTH), np.nan, np.float32)
+    confidence[2:] = np.linspace(1, 2, scene.HEIGHT * scene.WIDTH).reshape(scene.HEIGHT, scene.WIDTH)
+    prediction = submap_of(confidence=confidence).prediction
+    is_valid = validity(prediction, 1.0, config_of(confidence_percentile=50.0).cloud)
+    assert not is_valid[:2].any()
+    assert abs(is_valid[2:].mean() - 0.5) < 0.05
+
+
+def test_every_voxel_that_a_dense_cloud_fills_is_in_the_map_or_beside_one():
+    # near pixels are left out where they crowd a voxel; what is seen must not be thinner for it
+    fine, coarse = Map(config_of(voxel_size=1e-3)), Map(config_of(voxel_size=0.25))
+    for one in (fine, coarse):
+        one.insert(submap_of(count=3))
+    dense, thinned = (np.unique(np.floor(m.points()[0] / 0.25), axis=0) for m in (fine, coarse))
+    assert len(fine.points()[0]) == 3 * scene.HEIGHT * scene.WIDTH
+    nearest = np.abs(dense[:, None] - thinned).max(axis=2).min(axis=1)
+    assert nearest.max() <= 1
+    assert (nearest == 0).mean() > 0.9  # the others were touched at a corner only
+
+
+def test_cloud_is_coloured_by_its_pixels():
+    image = np.random.default_rng(1).integers(0, 255, (1, scene.HEIGHT, scene.WIDTH, 3), dtype=np.uint8)
+    world = Map(config_of(voxel_size=1e-4))
+    world.insert(submap_of(count=1, image=image))
+    xyz, rgb = world.points()
+    assert (xyz.dtype, rgb.dtype) == (np.float32, np.uint8)
+    in_cam = (xyz - scene.walk(1)[0, :3, 3]) @ scene.walk(1)[0, :3, :3]
+    u, v, _ = (scene.K @ (in_cam / in_cam[:, 2:]).T).round().astype(int)
+    np.testing.assert_array_equal(rgb, image[0, v, u])
+
+
+def test_stride_thins_the_cloud():
+    clouds = []
+    for stride in (1, 2):
+        one = Map(config_of(voxel_size=1e-4, cloud_stride=stride))
+        one.insert(submap_of(count=1))
+        clouds.append(one.points()[0])
+    assert len(clouds[0]) == 4 * len(clouds[1])
+    assert {tuple(point) for point in clouds[1]} <= {tuple(point) for point in clouds[0]}
+
+
+def test_map_is_bounded():
+    one = Map(config_of(map_max_submaps=3, path_max_size=10, map_max_points=500, voxel_size=0.05))
+    for k in range(8):
+        one.insert(submap_of(start=2 * k, count=4, shared=2 if k else 0))
+    assert len(one.submaps) == 3
+    assert [stamp for stamp, _ in one.path] == [scene.START_NS + i * scene.FRAME_NS for i in range(8, 18)]
+    np.testing.assert_allclose(one.path[-1][1], scene.walk(18)[17], atol=1e-12)
+    assert len(one.points()[0]) == 500
+
+
+def test_reset_forgets_all_but_the_mount():
+    one = Map(config_of())
+    one.map_from_first_camera = np.diag([1.0, -1.0, -1.0, 1.0])
+    one.insert(submap_of())
+    one.reset()
+    assert one.latest is None
+    assert len(one.submaps) == len(one.path) == len(one.points()[0]) == 0
+    assert one.insert(submap_of()).index == 0
+    np.testing.assert_array_equal(one.map_from_first_camera, np.diag([1.0, -1.0, -1.0, 1.0]))
+
+
+def test_covariance_grows_along_the_path_and_is_positive():
+    one = Map(config_of())
+    seam = Seam(SeamStatus.ALIGNED, 2, 1.0, residual=0.02, scale_ratio=1.0, rotation_deg=0.2)
+    frames = list(one.insert(submap_of()).frames)
+    for k in range(1, 6):
+        submap = submap_of(start=2 * k, count=4, shared=2)
+        placed = dataclasses.replace(submap, placement=dataclasses.replace(submap.placement, seam=seam))
+        frames += one.insert(placed).frames
+    traces = [np.trace(frame.covariance[:3, :3]) for frame in frames]
+    turns = [np.trace(frame.covariance[3:, 3:]) for frame in frames]
+    assert (np.diff(turns) >= 0).all()
+    assert traces[-1] > 5 * 3 * 0.02**2  # five seams, each good to their residual
+    for frame in frames:
+        np.testing.assert_allclose(frame.covariance, frame.covariance.T)
+        assert np.linalg.eigvalsh(frame.covariance).min() > 0

@@ -1,0 +1,89 @@
+"""VoxelMap against a plain dictionary that does the same, slowly."""
+
+import time
+
+import numpy as np
+import pytest
+
+from vggt_ros.core.voxels import VoxelMap, first_of_each
+
+
+class SlowMap:
+    """Voxel -> first point, in order of arrival, the oldest dropped."""
+
+    def __init__(self, voxel_size, max_points):
+        self.voxel_size, self.max_points, self.voxels = voxel_size, max_points, {}
+
+    def insert(self, xyz, rgb):
+        fresh = {}
+        for point, colour in zip(xyz, rgb, strict=True):
+            voxel = tuple(np.floor(point / np.float32(self.voxel_size)).astype(int))
+            if voxel not in self.voxels and voxel not in fresh:
+                fresh[voxel] = (point, colour)
+        self.voxels.update(fresh)
+        for voxel in list(self.voxels)[: -self.max_points]:
+            del self.voxels[voxel]
+
+    def points(self):
+        return tuple(np.array(column) for column in zip(*self.voxels.values(), strict=True))
+
+
+@pytest.mark.parametrize('max_points', [1, 7, 100, 1000, 5000])
+@pytest.mark.parametrize('voxel_size', [0.05, 0.3])
+def test_it_holds_what_a_dictionary_would(max_points, voxel_size):
+    rng = np.random.default_rng(max_points)
+    fast, slow = VoxelMap(voxel_size, max_points), SlowMap(voxel_size, max_points)
+    for k in range(12):
+        xyz = rng.normal([0.3 * k, 0, -0.2 * k], 0.4, (500, 3)).astype(np.float32)
+        rgb = rng.integers(0, 255, (500, 3), dtype=np.uint8)
+        fast.insert(xyz, rgb)
+        slow.insert(xyz, rgb)
+        for found, expected in zip(fast.points(), slow.points(), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        assert len(fast) == len(slow.voxels) <= max_points
+
+
+def test_a_voxel_that_was_dropped_can_come_back():
+    one = VoxelMap(1.0, 2)
+    for x in (0.5, 1.5, 2.5, 0.5):
+        one.insert(np.array([[x, 0, 0]], np.float32), np.zeros((1, 3), np.uint8))
+    np.testing.assert_array_equal(one.points()[0][:, 0], [2.5, 0.5])
+
+
+def test_nothing_in_and_nothing_out():
+    one = VoxelMap(0.1, 10)
+    one.insert(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8))
+    assert one.points()[0].shape == one.points()[1].shape == (0, 3)
+
+
+def test_points_are_copies():
+    one = VoxelMap(0.1, 10)
+    one.insert(np.ones((1, 3), np.float32), np.ones((1, 3), np.uint8))
+    one.points()[0][:] = 7
+    assert one.points()[0][0, 0] == 1
+
+
+def test_points_beyond_the_grid_are_left_out():
+    one = VoxelMap(0.02, 10)
+    one.insert(np.array([[1e9, 0, 0], [-30_000.0, 0, 0], [-20_000.0, 0, 0]], np.float32), np.zeros((3, 3), np.uint8))
+    assert one.points()[0][:, 0] == -20_000.0
+
+
+@pytest.mark.parametrize('values', [1, 3, 100, 10**6])
+def test_first_of_each_is_that_of_unique(values):
+    key = np.random.default_rng(values).integers(0, values, 5000) * 0x123456789
+    np.testing.assert_array_equal(first_of_each(key), np.sort(np.unique(key, return_index=True)[1]))
+
+
+def test_cost_does_not_grow_with_the_map():
+    rng = np.random.default_rng(0)
+    one, seconds = VoxelMap(0.02, 1_000_000), []
+    for k in range(60):
+        xyz = (rng.uniform(0, 1, (20_000, 3)) * [2, 2, 0.2] + [0, 0, 0.3 * k]).astype(np.float32)
+        rgb = np.zeros((20_000, 3), np.uint8)
+        start = time.process_time()
+        one.insert(xyz, rgb)
+        seconds.append(time.process_time() - start)
+    assert len(one) > 800_000
+    # caches miss more as it grows; to look at every voxel would cost 20 times as much
+    assert np.median(seconds[-20:]) < 4 * np.median(seconds[1:21])

@@ -1,0 +1,49 @@
+"""Which frames share a window."""
+
+import numpy as np
+import pytest
+
+from vggt_ros.core.config import WindowConfig
+from vggt_ros.core.frame import Frame
+from vggt_ros.core.window import WindowBuffer
+
+
+def windows_of(count, size, stride):
+    buffer = WindowBuffer(WindowConfig(size=size, stride=stride))
+    frames = [Frame(i, np.zeros((1, 1, 3), np.uint8), 'camera') for i in range(count)]
+    windows = [*map(buffer.add, frames), buffer.flush()]
+    return [([frame.stamp_ns for frame in w.frames], w.shared) for w in windows if w is not None]
+
+
+@pytest.mark.parametrize(
+    'count, size, stride, expected',
+    [
+        (7, 4, 2, [([0, 1, 2, 3], 0), ([2, 3, 4, 5], 2), ([4, 5, 6], 2)]),
+        (4, 4, 2, [([0, 1, 2, 3], 0)]),
+        (3, 4, 2, [([0, 1, 2], 0)]),
+        (3, 1, 1, [([0], 0), ([1], 0), ([2], 0)]),
+        (5, 2, 2, [([0, 1], 0), ([2, 3], 0), ([4], 0)]),
+        (5, 3, 1, [([0, 1, 2], 0), ([1, 2, 3], 2), ([2, 3, 4], 2)]),
+        (0, 3, 1, []),
+    ],
+)
+def test_windows_overlap_by_size_less_stride(count, size, stride, expected):
+    assert windows_of(count, size, stride) == expected
+
+
+@pytest.mark.parametrize('size', [1, 2, 5, 8])
+@pytest.mark.parametrize('count', [1, 7, 16, 23])
+def test_every_frame_is_new_once(size, count):
+    for stride in range(1, size + 1):
+        new = [stamp for stamps, shared in windows_of(count, size, stride) for stamp in stamps[shared:]]
+        assert new == list(range(count))
+
+
+def test_after_a_reset_nothing_is_shared():
+    buffer = WindowBuffer(WindowConfig(size=2, stride=1))
+    frames = [Frame(i, np.zeros((1, 1, 3), np.uint8), 'camera') for i in range(4)]
+    assert [buffer.add(frame) is None for frame in frames[:2]] == [True, False]
+    buffer.reset()
+    assert buffer.flush() is None
+    assert buffer.add(frames[2]) is None
+    assert buffer.add(frames[3]).shared == 0
