@@ -1,0 +1,55 @@
+"""StaticTransforms: known trees, known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from vggt_ros.core.geometry import invert_rigid
+from vggt_ros.encode import MessageMaker
+from vggt_ros.messages import bag_messages
+from vggt_ros.static_tf import StaticTransforms
+
+MAKE = MessageMaker(bag_messages())
+
+
+def random_pose(seed: int) -> np.ndarray:
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.random(random_state=seed).as_matrix()
+    pose[:3, 3] = np.random.default_rng(seed).normal(size=3)
+    return pose
+
+
+def tree(*edges: tuple[str, str, np.ndarray]) -> StaticTransforms:
+    transforms = StaticTransforms()
+    for parent, child, parent_from_child in edges:
+        transforms.add(MAKE.tf([MAKE.transform(1, parent, child, parent_from_child)]))
+    return transforms
+
+
+def test_a_chain_is_multiplied_from_robot_to_camera():
+    a, b = random_pose(0), random_pose(1)
+    transforms = tree(('base_link', 'mast', a), ('mast', 'camera', b))
+    np.testing.assert_allclose(transforms.find('base_link', 'camera'), a @ b, atol=1e-12)
+    np.testing.assert_allclose(transforms.find('camera', 'base_link'), invert_rigid(a @ b), atol=1e-12)
+
+
+def test_two_branches_meet_at_their_common_frame():
+    a, b = random_pose(0), random_pose(1)
+    transforms = tree(('chassis', 'base_link', a), ('chassis', 'camera', b))
+    np.testing.assert_allclose(transforms.find('base_link', 'camera'), invert_rigid(a) @ b, atol=1e-12)
+
+
+def test_frames_of_different_trees_have_no_transform():
+    assert tree(('base_link', 'mast', random_pose(0))).find('base_link', 'camera') is None
+
+
+def test_a_loop_ends():
+    transforms = tree(('a', 'b', random_pose(0)), ('b', 'a', random_pose(1)))
+    assert transforms.find('c', 'a') is None
+
+
+def test_the_last_word_on_a_frame_counts():
+    a, b = random_pose(0), random_pose(1)
+    transforms = tree(('base_link', 'camera', a), ('base_link', 'camera', b))
+    np.testing.assert_allclose(transforms.find('base_link', 'camera'), b, atol=1e-12)
