@@ -41,6 +41,11 @@ class Outputs:
         self._announced: set[str] = set()
 
     @property
+    def is_open(self) -> bool:
+        """Whether ROS is up."""
+        return self._node.context.ok()
+
+    @property
     def wanted(self) -> frozenset[str]:
         """Names of the topics worth making messages for: what is small, and what somebody listens to."""
         return self._eager | {name for name in self._lazy if self._publishers[name].get_subscription_count()}

@@ -62,7 +62,7 @@ def open_source(
     if not path.exists():
         raise SourceError(f'{path} does not exist')
     suffix = path.suffix.lower()
-    if _is_bag(path):
+    if is_bag(path):
         return BagSource(path, topic, camera_info_topic=camera_info_topic, frame_id=frame_id, skip_bad=skip_bad)
     if topic:
         raise SourceError(f'{path} is no bag, so it has no topic {topic}')
@@ -76,7 +76,8 @@ def open_source(
     )
 
 
-def _is_bag(path: Path) -> bool:
+def is_bag(path: Path) -> bool:
+    """Whether a path is a bag file, or a folder that holds one."""
     if path.is_dir():
         return (path / 'metadata.yaml').exists() or any(part.suffix in STORAGE_SUFFIXES for part in path.iterdir())
     return path.suffix.lower() in BAG_SUFFIXES

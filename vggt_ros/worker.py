@@ -35,6 +35,10 @@ class Sink(Protocol):
     """Where results go."""
 
     @property
+    def is_open(self) -> bool:
+        """Whether anything can be published at all; no more once the process is told to end."""
+
+    @property
     def wanted(self) -> Collection[str]:
         """Names of topics worth making messages for."""
 
@@ -156,7 +160,7 @@ class Worker:
         self._mailbox.wake()
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and self._sink.is_open:
             if self._waits_for_calibration and self._is_calibration_pending():
                 self._stopping.wait(TICK_S / 5)
                 continue
@@ -174,14 +178,19 @@ class Worker:
         """Nothing that goes wrong with one image or window ends the stream."""
         try:
             work(*args)
-        except (EncodingError, ShapeError) as error:
+        except Exception as error:
+            if self._sink.is_open:
+                self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        if isinstance(error, (EncodingError, ShapeError)):
             self.report.bad_images += 1
             self._throttle(log.error, 'image', f'image dropped: {error}')
-        except Exception as error:
-            self.report.failures += 1
-            self.report.last_failure = f'{type(error).__name__}: {error}'
-            log.debug('the window failed', exc_info=True)
-            self._throttle(log.error, type(error).__name__, f'window dropped: {explain(error)}')
+            return
+        self.report.failures += 1
+        self.report.last_failure = f'{type(error).__name__}: {error}'
+        log.debug('the window failed', exc_info=error)
+        self._throttle(log.error, type(error).__name__, f'window dropped: {explain(error)}')
 
     def _between_windows(self) -> None:
         """Take over requests and changed settings."""
