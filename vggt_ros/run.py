@@ -184,24 +184,29 @@ class _Job:
             raise errors[0]
 
     def _write_files(self) -> None:
-        report, errors = self.report, []
-        poses = np.array(report.poses).reshape(-1, 4, 4)
-        report.wall_s = time.perf_counter() - self._start
-        report.files = dict(FILES)
-        makers: dict[str, Callable[[], bytes]] = {
-            'trajectory_tum.txt': lambda: tum_trajectory(report.stamps_ns, poses).encode(),
-            'summary.json': lambda: json.dumps(report.summary(), indent=2).encode(),
-            'report.html': lambda: render(report).encode(),
-            'cloud.ply': lambda: ply_cloud(*report.cloud),
-            'scene.glb': lambda: glb_scene(*report.cloud, poses, report.aspect),
-        }
-        for name, make in makers.items():  # the small ones first: a full disk takes the others
-            try:
-                write_atomically(self.out / name, make())
-            except OutputError as error:
-                errors.append(error)
-        if errors:
-            raise OutputError('; '.join(map(str, errors)))
+        self.report.wall_s = time.perf_counter() - self._start
+        write_files(self.report, self.out)
+
+
+def write_files(report: Report, out: Path) -> None:
+    """Write everything but the bag into the folder of results; what cannot be written does not keep back the rest."""
+    errors = []
+    poses = np.array(report.poses).reshape(-1, 4, 4)
+    report.files = dict(FILES)
+    makers: dict[str, Callable[[], bytes]] = {
+        'trajectory_tum.txt': lambda: tum_trajectory(report.stamps_ns, poses).encode(),
+        'summary.json': lambda: json.dumps(report.summary(), indent=2).encode(),
+        'report.html': lambda: render(report).encode(),
+        'cloud.ply': lambda: ply_cloud(*report.cloud),
+        'scene.glb': lambda: glb_scene(*report.cloud, poses, report.aspect),
+    }
+    for name, make in makers.items():  # the small ones first: a full disk takes the others
+        try:
+            write_atomically(out / name, make())
+        except OutputError as error:
+            errors.append(error)
+    if errors:
+        raise OutputError('; '.join(map(str, errors)))
 
 
 class _Notes(logging.Handler):
