@@ -10,7 +10,8 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 PROFILES = Path(__file__).parent / 'data' / 'dds'
-VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')  # of Fast DDS 3, and 2 (to Jazzy)
+FAST_DDS_2 = ('humble', 'iron', 'jazzy')
+VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')  # of Fast DDS 3, and 2
 SHARED_MEMORY = Path('/dev/shm')
 ROOM_BYTES = 4 * 32 * 2**20  # several processes with segments of 32 MiB; a container has 64 MiB unless told otherwise
 
@@ -28,7 +29,7 @@ def make_room_for_images() -> None:
             '%s has %d MB free: large messages may be lost; docker run needs --ipc=host', SHARED_MEMORY, free >> 20
         )
         return
-    os.environ.update(dict.fromkeys(VARIABLES, str(PROFILES / 'large_messages.xml')))
+    os.environ.update(_profile('large_messages.xml'))
 
 
 def stay_on_this_machine(domain_id: int) -> dict[str, str]:
@@ -43,5 +44,10 @@ def stay_on_this_machine(domain_id: int) -> dict[str, str]:
         if os.environ.get('ROS_DISTRO') == 'humble'
         else {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
     )
-    profile = dict.fromkeys(VARIABLES, str(PROFILES / 'loopback.xml'))
-    return {'ROS_DOMAIN_ID': str(domain_id), **range_variable, **profile}
+    return {'ROS_DOMAIN_ID': str(domain_id), **range_variable, **_profile('loopback.xml')}
+
+
+def _profile(name: str) -> dict[str, str]:
+    # Version 3 reads the old name too, and complains.
+    is_old = os.environ.get('ROS_DISTRO') in FAST_DDS_2
+    return {VARIABLES[is_old]: str(PROFILES / name)}
