@@ -23,10 +23,13 @@ from vggt_ros.flags import add_setting_flags, config_from_flags
 log = logging.getLogger(__name__)
 
 CLIP = Path(__file__).parent / 'data' / 'cabinet'
+CLIP_NAME = 'cabinet clip of the TUM RGB-D benchmark (Sturm et al., IROS 2012; CC BY 4.0)'
 SHORT_FRAMES = 20
 RATE = 2.0  # the clip has 1.5 images a second: three a second is what a small model keeps up with on two cores
 START_S = 120.0  # for the node to import torch and load its weights on a slow machine
 RESULT_S = 60.0  # for the results of the last image
+FIGURES_S = 5.0  # for the diagnostics, which come once a second
+UNIT_WARNING = 'lengths are in the unit'
 END_S = 15.0  # for the node to end
 # How the demo differs from the node's defaults: no robot, no lost image, and patience with a slow machine.
 NODE_SETTINGS = {'standalone': True, 'input_reliability': 'reliable', 'max_latency_s': 9.0}
@@ -152,7 +155,7 @@ class _Demo:
 
         self._node, self._bag, self._process, self._tape = node, bag, process, tape
         model = 'no network (backend fake)' if config.model.backend == 'fake' else config.model.source
-        self._report = Report(str(clip), config, model)
+        self._report = Report(CLIP_NAME if clip == CLIP else str(clip), config, model)
         self._sent_ns: list[int] = []
         self._checks = LiveChecks(self._sent_ns, config.frames.odom_frame)
         self._figures: dict[str, str] = {}
@@ -176,11 +179,13 @@ class _Demo:
                 player.play(lambda message: self._note_sent(message, bar))
             self._wait(self._has_newest, RESULT_S, 'results of the last image', is_fatal=False)
             self._report.wall_s = time.monotonic() - start
+            self._figures.clear()
+            self._wait(lambda: 'windows' in self._figures, FIGURES_S, 'diagnostics', is_fatal=False)
             self._exit_code = self._process.stop()
 
     def finish(self, out: Path) -> Any:
         """Check what was recorded and write the report."""
-        from vggt_ros.report import Check
+        from vggt_ros.report import STAGES, Check
         from vggt_ros.run import write_files
 
         report = self._report
@@ -189,6 +194,9 @@ class _Demo:
         report.checks.append(Check('the node ends when it is told to', self._exit_code == 0, ended))
         report.device = self._figures.get('device', '')
         report.notes = self._warnings()
+        for stage in STAGES:
+            report.timings.add(stage, float(self._figures.get(f'{stage} s', 0.0)))
+        report.counts = {key: int(value) for key, value in self._figures.items() if value.isdigit()}
         write_files(report, out)
         return report
 
@@ -213,7 +221,8 @@ class _Demo:
 
     def _warnings(self) -> list[str]:
         lines = self._process.log_file.read_text().splitlines()
-        return [line.split(']: ', 1)[-1] for line in lines if line.startswith(('[WARN]', '[ERROR]'))]
+        said = [line.split(']: ', 1)[-1] for line in lines if line.startswith(('[WARN]', '[ERROR]'))]
+        return [text for text in said if not text.startswith(UNIT_WARNING)]  # the page says so itself
 
     def _wait(self, is_true: Callable[[], object], seconds: float, what: str, is_fatal: bool = True) -> None:
         deadline = time.monotonic() + seconds

@@ -89,6 +89,7 @@ def _inference(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
         'windows lost': report.failures,
         'window_size': health.config.window.size,
         'model': health.config.model.source,
+        **{f'{stage} s': f'{seconds:.3f}' for stage, seconds in report.stage_s.items()},
     }
     if report.failures:
         return DiagnosticStatus.ERROR, f'windows lost: {report.last_failure}', figures

@@ -240,7 +240,7 @@ class VggtNode(LifecycleNode):
             mailbox=self._mailbox,
             silence=silence,
             is_needed=self._is_needed(),
-            device=str(getattr(self._pipeline.predictor, 'device', config.model.device)),
+            device=str(getattr(getattr(self._pipeline.predictor, 'network', None), 'device', 'cpu')),
         )
         array = diagnostics(health, self.get_fully_qualified_name().lstrip('/'))
         array.header.stamp = self.get_clock().now().to_msg()

@@ -73,6 +73,7 @@ class Report:
         failures: windows lost because the network, or anything after it, failed.
         late: results dropped because they were older than max_latency_s.
         published: frames whose results went out.
+        stage_s: seconds spent so far by stage, named as in report.STAGES; 'read' is decoding, 'write' publishing.
         window_s: seconds of the last windows, from taking the images to the last message.
         latency_s: seconds from the arrival of the newest image to its results, of the last window.
         seam: of the last window.
@@ -85,12 +86,17 @@ class Report:
     failures: int = 0
     late: int = 0
     published: int = 0
+    stage_s: dict[str, float] = field(default_factory=dict)
     window_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     latency_s: float = float('nan')
     seam: Seam | None = None
     image: str = ''
     uncalibrated: bool = False
     last_failure: str = ''
+
+    def add_times(self, **seconds: float) -> None:
+        for stage, more in seconds.items():
+            self.stage_s[stage] = self.stage_s.get(stage, 0.0) + more
 
 
 class Worker:
@@ -225,6 +231,7 @@ class Worker:
     def _take_in(self, letter: Letter[Any]) -> None:
         start = time.monotonic()
         frame = self._decode(letter.message)
+        self.report.add_times(read=time.monotonic() - start)
         self._arrivals[frame.stamp_ns] = letter.arrival
         while len(self._arrivals) > 4 * self._config.window.size:
             self._arrivals.popitem(last=False)
@@ -282,6 +289,7 @@ class Worker:
             return
         config, newest = self._config, update.frames[-1]
         self.report.seam = update.seam
+        self._count_stages(update)
         latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
         if latency_s > config.stream.max_latency_s:
             self.report.late += 1
@@ -296,11 +304,19 @@ class Worker:
         base_from_cam = self._mount.base_from_cam(frames, newest.frame_id, newest.stamp_ns, frames.tf_timeout_s)
         wanted = self._sink.wanted
         self._was_map_wanted = self._was_map_wanted and MAP in wanted
+        corrections = self._correct_odometry(update, base_from_cam)
+        encoding = time.monotonic()
         outputs = self._encoder.encode(update, base_from_cam, wanted)
-        self._sink.publish([*self._correct_odometry(update, base_from_cam), *outputs])
+        publishing = time.monotonic()
+        self._sink.publish([*corrections, *outputs])
+        self.report.add_times(encode=publishing - encoding, write=time.monotonic() - publishing)
         self.report.published += len(update.frames)
         self.report.latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
         self.report.window_s.append(time.monotonic() - start)
+
+    def _count_stages(self, update: Update) -> None:
+        times = update.times
+        self.report.add_times(prepare=times.prepare_s, network=times.network_s, align=times.align_s, map=times.map_s)
 
     def _correct_odometry(self, update: Update, base_from_cam: np.ndarray | None) -> list[Output]:
         """map -> odom beside an odometry that is not ours: map_from_base @ (odom_from_base)^-1, after REP 105."""
