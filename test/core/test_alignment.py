@@ -99,6 +99,20 @@ def test_confident_pixels_decide_the_scale():
     np.testing.assert_allclose(placement.map_from_window.scale, truth.scale, rtol=RELATIVE)
 
 
+def test_residual_is_the_distance_of_partners_in_map_units():
+    latest, window, _ = two_windows(11, shared=1)
+    window.depth[:] *= np.exp(np.random.default_rng(0).normal(0, 0.01, window.depth.shape)).astype(np.float32)
+    seam = place(latest, window).seam
+    # without a turn between the clouds a point moves along its ray, by 1 % of its way
+    ways = np.linalg.norm(sample_matches(latest.prediction, window, [(5, 0)], 10**6).y - eye_of(latest, 5), axis=1)
+    expected = 0.01 * np.sqrt((ways**2).mean()) * latest.placement.map_from_window.scale
+    np.testing.assert_allclose(seam.residual, expected, rtol=0.05)  # of 1728 draws
+
+
+def eye_of(submap, i):
+    return submap.prediction.window_from_cam[i, :3, 3]
+
+
 def test_windows_that_disagree_are_told():
     latest, window, _ = two_windows(4)
     rng = np.random.default_rng(0)

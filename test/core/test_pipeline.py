@@ -164,7 +164,10 @@ def test_duplicates_and_late_frames_are_dropped_and_counted():
 def test_a_jump_back_in_time_starts_a_new_map():
     predictor = scene.SimulatedPredictor(scene.walk(20))
     frames = scene.frames_of(predictor.world_from_cams)
+    resets = []
+    predictor.reset = lambda: resets.append(True)
     updates, pipeline = run(frames + frames, predictor, config_of())
+    assert len(resets) == 1
     again = [update for update in updates if update.index == 0][1]
     assert again.seam.status is SeamStatus.FIRST
     assert again.frames[0].stamp_ns == scene.START_NS
@@ -206,6 +209,13 @@ def test_a_break_ends_the_window_and_starts_one_that_shares_nothing(change):
     assert pipeline.statistics.restarts == 1
 
 
+def test_the_first_frame_of_another_camera_is_a_keyframe():
+    frames = scene.frames_of(scene.walk(1)) * 3
+    frames = [changed(f, stamp_ns=f.stamp_ns + i, frame_id=f'camera_{i // 2}') for i, f in enumerate(frames)]
+    _, pipeline = run(frames, FakePredictor(Config()), config_of(keyframe_min_interval_s=1.0))
+    assert pipeline.statistics.keyframes == 2  # the second shows what the first showed
+
+
 def test_a_pause_within_the_limit_does_not_end_the_window():
     frames = scene.frames_of(scene.walk(16))
     frames = frames[:10] + [changed(f, stamp_ns=f.stamp_ns + 1_500_000_000) for f in frames[10:]]
@@ -214,7 +224,8 @@ def test_a_pause_within_the_limit_does_not_end_the_window():
     assert [len(update.frames) for update in updates] == [8, 4, 4]
 
 
-def test_a_failing_network_loses_its_window_only():
+@pytest.mark.parametrize('stride, lost', [(4, []), (6, [8, 9, 10, 11]), (8, [8, 9, 10, 11, 12, 13, 14, 15])])
+def test_frames_of_a_failed_window_get_another_chance_in_the_next(stride, lost):
     class Failing(FakePredictor):
         calls = 0
 
@@ -224,8 +235,8 @@ def test_a_failing_network_loses_its_window_only():
                 raise PredictionError('out of memory')
             return super().predict(window)
 
-    frames = scene.frames_of(scene.walk(28))
-    pipeline = Pipeline(config_of(), Failing(Config()))
+    frames = scene.frames_of(scene.walk(32))
+    pipeline = Pipeline(config_of(window_stride=stride), Failing(Config()))
     published = []
     for frame in frames:
         try:
@@ -233,8 +244,9 @@ def test_a_failing_network_loses_its_window_only():
         except PredictionError:
             continue
         published += [f.stamp_ns for f in update.frames] if update else []
-    expected = [f.stamp_ns for f in frames[:8] + frames[12:28]]
-    assert published == expected
+    last = pipeline.flush()
+    published += [f.stamp_ns for f in last.frames] if last else []
+    assert published == [frame.stamp_ns for i, frame in enumerate(frames) if i not in lost]
     assert pipeline.statistics.failures == 1
 
 

@@ -82,6 +82,14 @@ def test_tokens_kept_from_the_last_window_change_nothing(network):
     np.testing.assert_array_equal(kept.image, new.image)
 
 
+def test_only_the_last_window_is_remembered():
+    simulated = scene.SimulatedNetwork(scene.walk(12))
+    predictor, frames = VggtPredictor(config_of(), simulated), scene.frames_of(scene.walk(12))
+    for start in (0, 4, 8, 0):
+        predictor.predict(Window(tuple(frames[start : start + 4]), 0))
+    assert simulated.encoded == [*range(12), 0, 1, 2, 3]
+
+
 def test_prediction_is_that_of_the_plain_network(network):
     prediction = VggtPredictor(config_of(), network).predict(window_of(3, size=(42, 56)))
     frames = window_of(3, size=(42, 56)).frames

@@ -35,7 +35,7 @@ class Statistics:
         restarts: windows started anew after a gap or a change of size or frame_id; the map goes on.
         resets: new maps, after a jump back in time or on request.
         held, degenerate: windows whose place the points could not tell (SeamStatus).
-        failures: windows lost because the network failed.
+        failures: windows that the network failed on; frames that the next window holds too get another chance.
     """
 
     frames: int = 0
@@ -144,7 +144,7 @@ class Pipeline:
             prediction = self.predictor.predict(window)
         except Exception:
             self.statistics.failures += 1
-            self.windows.reset()  # its frames are in no submap: the next window cannot lean on them
+            self.windows.retract()
             raise
         predicted = time.perf_counter()
         placement = align(prediction, self.map.latest, self.config.alignment, self.map.map_from_first_window)

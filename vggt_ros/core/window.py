@@ -43,6 +43,10 @@ class WindowBuffer:
         """The frames still waiting, as a last and shorter window; None where none wait."""
         return self._emit() if len(self._frames) > self._shared else None
 
+    def retract(self) -> None:
+        """The window just emitted came to nothing: those of its frames that are still here count as new again."""
+        self._shared = 0
+
     def reset(self) -> None:
         """Forget everything; the next window shares nothing."""
         self._frames, self._shared = [], 0
