@@ -1,0 +1,131 @@
+"""Where patches are seen, and the losses that teach it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.batches import draw_batch, mirror, resize, targets_of
+from training.correspondence import PatchMatcher, attention_loss, correspond, lift
+from training.losses import Targets
+from training.nano import make_nano
+from training.pool import Pool
+from training.windows import Window
+
+GRID = (12, 16)
+
+
+@pytest.fixture(scope='module')
+def window(pool_folder: Path) -> Window:
+    return Pool(pool_folder).read(np.array([0, 1, 2]), np.array([[0, 3, 7]] * 3))
+
+
+@pytest.fixture(scope='module')
+def targets(window: Window) -> Targets:
+    return targets_of(window)
+
+
+def test_depth_of_a_place_seen_twice_agrees(targets: Targets) -> None:
+    """`seen` claims that the point of a patch is the surface that the other frame shows there: colours must agree."""
+    found = correspond(targets, patch_size=8)
+    own = found.seen.diagonal(dim1=1, dim2=3)
+    assert own.all()  # every patch is seen in its own frame
+    assert found.distance.diagonal(dim1=1, dim2=3).abs().max() == 0
+    assert 0.2 < found.seen.float().mean() < 1
+
+
+def test_seen_places_show_the_same_colour(window: Window, targets: Targets) -> None:
+    found = correspond(targets, patch_size=8)
+    images = torch.nn.functional.avg_pool2d(window.images.flatten(0, 1).float(), 3, 1, 1).unflatten(0, (3, 3))
+    here, there = [], []
+    for batch in range(3):
+        pixel = (found.place[batch, 1, :, 0] * 8 + 3.5).round().long()  # of frame 1's patches, in frame 0
+        seen = found.seen[batch, 1, :, 0]
+        here.append(images[batch, 1, :, 4::8, 4::8].flatten(1)[:, seen])
+        there.append(images[batch, 0][:, pixel[seen, 1], pixel[seen, 0]])
+    pair = torch.stack((torch.cat(here, 1).flatten(), torch.cat(there, 1).flatten()))
+    assert torch.corrcoef(pair)[0, 1] > 0.9  # sensor noise and half a pixel of rounding take the rest
+
+
+def test_lifted_points_fall_back_on_their_pixels(window: Window) -> None:
+    points = lift(window.depth, window.cam_from_world, window.K)
+    rotation, translation = window.cam_from_world[..., :3], window.cam_from_world[..., 3]
+    in_camera = torch.einsum('bsij,bshwj->bshwi', rotation, points) + translation[:, :, None, None]
+    pixels = torch.einsum('bsij,bshwj->bshwi', window.K, in_camera)
+    u, v = pixels[..., 0] / pixels[..., 2], pixels[..., 1] / pixels[..., 2]
+    assert torch.allclose(u, torch.arange(128.0).expand_as(u), atol=1e-2)  # float32 over metres and 100 px
+    assert torch.allclose(v, torch.arange(96.0)[:, None].expand_as(v), atol=1e-2)
+
+
+@pytest.mark.parametrize('change', ['mirror', 'resize'])
+def test_changed_windows_are_still_one_scene(window: Window, change: str) -> None:
+    """Depth moved by the poses into another frame agrees with that frame's depth as often as before the change."""
+
+    def agreement(w: Window) -> float:
+        found = correspond(targets_of(w), patch_size=8)
+        inside = found.in_front & (found.place > -0.4).all(-1)
+        inside &= (found.place < found.place.new_tensor([w.depth.shape[-1], w.depth.shape[-2]]) / 8 - 0.6).all(-1)
+        return float((found.seen & inside).sum() / inside.sum())
+
+    changed = mirror(window) if change == 'mirror' else resize(window, (72, 96))
+    before, after = agreement(window), agreement(changed)
+    assert before > 0.8
+    assert after == pytest.approx(before, abs=0.03)  # other pixels are the middle of a patch
+
+
+def test_mirroring_twice_is_the_same_but_for_the_edge(window: Window) -> None:
+    twice = mirror(mirror(window))
+    assert torch.equal(twice.images[..., 2:], window.images[..., 2:])
+    assert torch.allclose(twice.cam_from_world, window.cam_from_world)
+
+
+def test_matcher_is_content_with_true_matches_and_not_with_wrong_ones(targets: Targets) -> None:
+    """Tokens that carry their place in frame 0, as sharp bumps, are what the contrastive loss asks for."""
+    found = correspond(targets, patch_size=8)
+    rows, columns = GRID
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing='ij')
+    cells = torch.stack((column, row), -1).reshape(-1, 2)
+    gap = found.place[:, :, :, 0, None] - cells  # (B, S, P, P, 2)
+    tokens = (1 - gap.abs()).clamp(min=0).prod(-1)  # bilinear share of each cell of frame 0
+    matcher = PatchMatcher(rows * columns, rows * columns)
+    torch.nn.init.eye_(matcher.project.weight)
+    torch.nn.init.zeros_(matcher.project.bias)
+    with torch.no_grad():
+        right, share = matcher(tokens, found, GRID)
+        wrong, other = matcher(tokens[:, :, torch.randperm(rows * columns)], found, GRID)
+    assert share > 0.9
+    assert other < 0.2
+    assert right < 0.6 * wrong
+
+
+def test_attention_that_goes_to_the_right_place_costs_less(targets: Targets) -> None:
+    model = make_nano(0)
+    found = correspond(targets, patch_size=8)
+    tokens = 3 * (2 + GRID[0] * GRID[1])
+    generator = torch.Generator().manual_seed(0)
+    random = {name: torch.randn(3, 3, tokens, 64, generator=generator).requires_grad_() for name in 'qk'}
+    loss, share = attention_loss(model, random, found, GRID)
+    optimiser = torch.optim.Adam(random.values(), lr=0.1)
+    before = float(loss.detach())
+    for _ in range(40):
+        loss, share = attention_loss(model, random, found, GRID)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert float(loss.detach()) < 0.5 * before
+    assert share > 0.8  # what the loss pulls together is what counts as matched
+
+
+def test_batches_come_in_the_asked_form(pool_folder: Path) -> None:
+    pool = Pool(pool_folder)
+    batch = draw_batch(pool, np.random.default_rng(0), pool.ready(), 4, 3, (72, 96))
+    again = draw_batch(pool, np.random.default_rng(0), pool.ready(), 4, 3, (72, 96))
+    assert batch.images.shape == (4, 3, 3, 72, 96)
+    assert 0 <= batch.images.min() <= batch.images.max() <= 1
+    assert torch.equal(batch.images, again.images)
+    assert torch.allclose(batch.targets.cam_from_world[:, 0], torch.eye(3, 4).expand(4, 3, 4), atol=1e-6)
+    distance = batch.targets.world_points.norm(dim=-1)[batch.targets.valid]
+    assert float(distance.mean()) == pytest.approx(1, abs=0.3)  # 1 for each scene; scenes differ in valid pixels

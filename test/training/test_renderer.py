@@ -1,0 +1,166 @@
+"""The renderer against geometry that is known without it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from training.paths import KINDS, cam_from_world, draw_path
+from training.renderer import render
+from training.scenes import Scene, Solids, make_scene
+from training.textures import TextureAtlas, draw_textures
+from training.windows import HELD_BACK_SEED, make_window
+from vggt.geometry import project_points, world_points_from_depth
+
+LOOK_ALONG_X = torch.tensor([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])  # rows: right, down, forward in a world with z up
+
+
+def solids(*placed: tuple[tuple[float, ...], tuple[float, ...]]) -> Solids:
+    """Upright solids from (centre, half extents) pairs."""
+    count = len(placed)
+    return Solids(
+        centre=torch.tensor([c for c, _ in placed]).reshape(count, 3),
+        object_from_world=torch.eye(3).expand(count, 3, 3),
+        half=torch.tensor([h for _, h in placed]).reshape(count, 3),
+        texture=torch.zeros(count, 6, dtype=torch.long),
+        period=torch.ones(count),
+        offset=torch.zeros(count, 2),
+    )
+
+
+def scene(**parts: Solids) -> Scene:
+    """An 8 x 6 x 4 m room, its centre above the origin, with the given solids."""
+    nothing = solids()
+    return Scene(
+        room=solids(((0.0, 0.0, 2.0), (4.0, 3.0, 2.0))),
+        boxes=parts.get('boxes', nothing),
+        cylinders=parts.get('cylinders', nothing),
+        ellipsoids=parts.get('ellipsoids', nothing),
+        atlas=TextureAtlas.build(torch.full((1, 3, 128, 128), 0.5)),
+        lamps=torch.tensor([[0.0, 0.0, 3.9]]),
+        lamp_colour=torch.ones(1, 3),
+        ambient=torch.full((3,), 0.5),
+    )
+
+
+def depth_along_x(world: Scene, eye: tuple[float, float, float] = (0.0, 0.0, 2.0)) -> float:
+    """Depth through the principal point of a camera that looks along world x."""
+    translation = -LOOK_ALONG_X @ torch.tensor(eye)
+    K = torch.tensor([[[50.0, 0, 0], [0, 50.0, 0], [0, 0, 1]]])  # the only pixel is the principal point
+    _, depth = render(world, torch.cat((LOOK_ALONG_X, translation[:, None]), 1)[None], K, (1, 1))
+    return float(depth)
+
+
+@pytest.mark.parametrize(
+    'parts,expected',
+    [
+        ({}, 4.0),
+        ({'boxes': solids(((2.0, 0.0, 2.0), (0.5, 0.5, 0.5)))}, 1.5),
+        ({'cylinders': solids(((2.0, 0.0, 2.0), (0.3, 0.3, 0.5)))}, 1.7),
+        ({'ellipsoids': solids(((2.0, 0.0, 2.0), (0.4, 1.0, 1.0)))}, 1.6),
+        ({'boxes': solids(((-2.0, 0.0, 2.0), (0.5, 0.5, 0.5)))}, 4.0),  # behind the camera
+        ({'boxes': solids(((2.0, 0.0, 2.0), (0.5,) * 3)), 'ellipsoids': solids(((1.0, 0.0, 2.0), (0.1,) * 3))}, 0.9),
+        ({'cylinders': solids(((2.0, 0.0, 0.5), (0.3, 0.3, 0.5)))}, 4.0),  # lower than the ray
+    ],
+)
+def test_nearest_surface_is_at_its_true_distance(parts: dict[str, Solids], expected: float) -> None:
+    assert depth_along_x(scene(**parts)) == pytest.approx(expected, abs=1e-5)  # a few float32 roundings at metres
+
+
+def test_depth_is_along_the_axis_and_not_along_the_ray() -> None:
+    K = torch.tensor([[[40.0, 0, 32.0], [0, 40.0, 24.0], [0, 0, 1]]])
+    camera = torch.cat((LOOK_ALONG_X, -LOOK_ALONG_X @ torch.tensor([[0.0], [0.0], [2.0]])), 1)[None]
+    _, depth = render(scene(), camera, K, (48, 64))
+    wall = depth[0, 20:28, 20:44]  # rays that end on the wall x = 4
+    assert torch.allclose(wall, torch.full_like(wall, 4.0), atol=1e-5)
+
+
+def test_a_brighter_lamp_gives_a_brighter_picture_and_no_other_depth() -> None:
+    K = torch.tensor([[[40.0, 0, 32.0], [0, 40.0, 24.0], [0, 0, 1]]])
+    camera = torch.cat((LOOK_ALONG_X, -LOOK_ALONG_X @ torch.tensor([[0.0], [0.0], [2.0]])), 1)[None]
+    dim = scene()
+    bright = Scene(**{**vars(dim), 'lamp_colour': 2 * dim.lamp_colour})
+    (dim_colour, dim_depth), (bright_colour, bright_depth) = (render(s, camera, K, (48, 64)) for s in (dim, bright))
+    assert (bright_colour >= dim_colour).all()
+    assert bright_colour.mean() > 1.1 * dim_colour.mean()
+    assert torch.equal(dim_depth, bright_depth)
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_every_visible_point_is_met_again_from_another_camera(seed: int) -> None:
+    """Aim a one-pixel camera of frame 5 at points of frame 0: it sees that very point or something in front of it."""
+    rng = np.random.default_rng(seed)
+    world = make_scene(rng)
+    path = torch.from_numpy(draw_path(rng, world, 8, 1.1)).float()
+    K = torch.tensor([[60.0, 0, 32.0], [0, 60.0, 24.0], [0, 0, 1]])
+    _, depth = render(world, path[:1], K[None], (48, 64))
+    points = world_points_from_depth(depth, path[:1], K[None])[0, ::4, ::4].reshape(-1, 3).float()
+    pixels, in_camera = project_points(points, path[5:6], K[None])
+    ahead = in_camera[0, :, 2] > 0.1
+    aimed = K.repeat(int(ahead.sum()), 1, 1)
+    aimed[:, :2, 2] -= pixels[0, ahead]  # the pixel (0, 0) of each is where the point falls
+    _, found = render(world, path[5:6].expand(len(aimed), 3, 4), aimed, (1, 1))
+    ratio = found[:, 0, 0] / in_camera[0, ahead, 2]
+    # float32 at metres, over one unprojection, two rigid transforms and a ray: some 1e-6, more at grazing incidence.
+    assert ratio.max() < 1 + 2e-3
+    assert ((ratio - 1).abs() < 2e-4).float().mean() > 0.6  # the rest is hidden from there
+
+
+def test_texture_sticks_to_the_surface() -> None:
+    """The same place has the same colour from two distances, up to what the coarser mip level averages."""
+    world = scene(boxes=solids(((2.5, 0.0, 2.0), (0.5, 1.5, 1.5))))
+    textured = Scene(**{**vars(world), 'atlas': draw_textures(np.random.default_rng(3), 1)})
+    K = torch.tensor([[60.0, 0, 32.0], [0, 60.0, 24.0], [0, 0, 1]]).expand(2, 3, 3)
+    eyes = torch.tensor([[0.0, 0.0, 2.0], [0.3, 0.25, 2.1]])
+    cameras = torch.cat((LOOK_ALONG_X.expand(2, 3, 3), -(LOOK_ALONG_X @ eyes[..., None])), dim=2)
+    colour, depth = render(textured, cameras, K, (48, 64))
+    points = world_points_from_depth(depth, cameras, K)[0].reshape(-1, 3).float()
+    pixels, _ = project_points(points, cameras[1:], K[1:])
+    u, v = pixels[0].unbind(-1)
+    inside = (u > 1) & (u < 62) & (v > 1) & (v < 46)
+    grid = torch.stack((u / 31.5 - 1, v / 23.5 - 1), dim=-1)[None, None]
+    there = torch.nn.functional.grid_sample(colour[1:], grid, align_corners=True)[0, :, 0, inside]
+    here = colour[0].flatten(1)[:, inside]
+    assert torch.corrcoef(torch.stack((here.flatten(), there.flatten())))[0, 1] > 0.9
+
+
+def test_same_seed_same_window_and_another_seed_another() -> None:
+    first, again, other = make_window(7, frames=2), make_window(7, frames=2), make_window(8, frames=2)
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.depth, again.depth)
+    assert not torch.equal(first.images, other.images)
+
+
+@pytest.mark.parametrize('seed', [0, 1, HELD_BACK_SEED])
+def test_window_is_complete_and_its_cameras_are_rigid(seed: int) -> None:
+    window = make_window(seed)
+    rotation = window.cam_from_world[:, :, :3]
+    assert torch.isfinite(window.depth).all()
+    assert (window.depth > 0).all()
+    assert torch.allclose(rotation @ rotation.transpose(1, 2), torch.eye(3).expand(8, 3, 3), atol=1e-5)
+    assert torch.allclose(torch.linalg.det(rotation), torch.ones(8), atol=1e-5)
+    assert torch.equal(window.K[:, :2, 2], torch.tensor([64.0, 48.0]).expand(8, 2))  # VGGT's principal point
+
+
+def test_camera_angles_mean_what_they_say() -> None:
+    eye = np.zeros(3)
+    ahead, left, below = np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([1.0, 0, -1.0])
+    assert cam_from_world(eye, 0, 0, 0)[:, :3] @ ahead == pytest.approx([0, 0, 1])
+    assert cam_from_world(eye, np.pi / 2, 0, 0)[:, :3] @ left == pytest.approx([0, 0, 1])
+    assert cam_from_world(eye, 0, np.pi / 4, 0)[:, :3] @ below == pytest.approx([0, 0, np.sqrt(2)])
+    assert (cam_from_world(eye, 0, 0, 0)[:, :3] @ left)[0] < 0  # the optical frame's x is right
+
+
+def test_paths_stay_in_free_space_and_keep_a_shared_view() -> None:
+    fov, cleared = 1.0, 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        world = make_scene(rng)
+        path = draw_path(rng, world, 8, fov)
+        centres = -np.einsum('sji,sj->si', path[:, :, :3], path[:, :, 3])
+        cleared += world.clearance(centres).min() > 0.2
+        cosine = (path[:, None, 2, :3] * path[None, :, 2, :3]).sum(-1)
+        assert np.arccos(cosine.clip(-1, 1)).max() < fov  # yaw and pitch are each held to 0.65 of it
+    assert cleared >= 38  # a crowded room may leave no way out after the last try
+    assert len(KINDS) == 4

@@ -1,0 +1,125 @@
+"""The loop: resuming, workers, schedule, export."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.nano import make_nano
+from training.parallel import GradientWorkers
+from training.pool import Pool
+from training.state import load_average, write_weights
+from training.train import Learner, Stage, StepGradient, TrainConfig, train
+from training.windows import HELD_BACK_SEED
+from vggt.weights import load_vggt
+
+SMALL = replace(
+    TrainConfig(),
+    warm_up=2,
+    stages=(Stage(2, (48, 64), (2,), 4, whole=False), Stage(4, (48, 64), (2, 3), 6)),
+)
+
+
+def tensors_of(run: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(run / 'checkpoint.safetensors')
+
+
+@pytest.fixture(scope='module')
+def finished(pool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp('run')
+    assert train(SMALL, pool_folder, run, minutes=5, resume=False) == 4
+    return run
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(finished: Path, pool_folder: Path, tmp_path: Path) -> None:
+    assert train(SMALL, pool_folder, tmp_path, minutes=5, stop_at=1) == 1
+    assert train(SMALL, pool_folder, tmp_path, minutes=5, stop_at=3, resume=True) == 3
+    assert train(SMALL, pool_folder, tmp_path, minutes=5, resume=True) == 4
+    unbroken, resumed = tensors_of(finished), tensors_of(tmp_path)
+    assert unbroken.keys() == resumed.keys()
+    assert [name for name in unbroken if not torch.equal(unbroken[name], resumed[name])] == []
+
+
+def test_training_moves_the_weights_and_the_average_follows(finished: Path, pool_folder: Path, tmp_path: Path) -> None:
+    train(SMALL, pool_folder, tmp_path, minutes=5, stop_at=0)
+    start, end = tensors_of(tmp_path), tensors_of(finished)
+    name = 'aggregator.frame_blocks.0.attn.qkv.weight'
+    assert not torch.equal(start[f'learner.model.{name}'], end[f'learner.model.{name}'])
+    assert not torch.equal(end[f'average.{name}'], end[f'learner.model.{name}'])
+
+
+def test_a_run_leaves_log_curves_and_sample(finished: Path) -> None:
+    lines = [json.loads(line) for line in (finished / 'log.jsonl').read_text().splitlines()]
+    assert [line['step'] for line in lines] == [1, 2, 3, 4]
+    assert 'patches_matched' in lines[0]
+    assert 'rotation' in lines[3]
+    assert (finished / 'curves.png').stat().st_size > 1000
+    assert (finished / 'sample.png').stat().st_size > 1000
+
+
+def test_the_time_budget_ends_a_run(pool_folder: Path, tmp_path: Path) -> None:
+    assert train(SMALL, pool_folder, tmp_path, minutes=0) == 0
+    assert (tmp_path / 'checkpoint.safetensors').exists()
+
+
+def test_a_missing_pool_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'training\.pool'):
+        train(SMALL, tmp_path / 'nowhere', tmp_path, minutes=1)
+
+
+def test_learning_rate_warms_up_and_sinks() -> None:
+    config = TrainConfig()
+    rates = [config.rate(step) for step in range(config.steps)]
+    peak = rates.index(max(rates))
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert max(rates) == config.learning_rate
+    assert rates[-1] < 0.02 * config.learning_rate
+
+
+def test_exported_weights_load_by_the_public_path_and_say_the_same(finished: Path, tmp_path: Path) -> None:
+    write_weights(finished, tmp_path)
+    shipped = load_vggt(tmp_path / 'nano.safetensors')
+    averaged, step = load_average(finished)
+    assert step == 4
+    assert (tmp_path / 'nano.safetensors').stat().st_size < 16_000_000
+    images = torch.rand(3, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        depth, shipped_depth = averaged(images).depth, shipped(images).depth
+    # fp16 keeps 11 bits: 5e-4 relative for each weight, some ten layers deep and partly averaged out.
+    assert torch.allclose(depth, shipped_depth, rtol=2e-2)
+    assert not torch.equal(depth, shipped_depth)
+
+
+def test_workers_leave_the_mean_gradient(pool_folder: Path) -> None:
+    learner, function = Learner(SMALL, make_nano(0)), StepGradient(SMALL, pool_folder)
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    losses = [function(learner, 3, rank)['loss'] for rank in (0, 1)]
+    expected = [None if p.grad is None else p.grad / 2 for p in trained]  # the two have added up
+    for parameter in trained:
+        parameter.grad = None
+    with GradientWorkers(learner, function, processes=2, threads=1) as workers:
+        numbers = workers.gradients(3)
+    assert numbers['loss'] == pytest.approx(sum(losses) / 2, rel=1e-6)
+    for parameter, wanted in zip(trained, expected, strict=True):
+        if wanted is not None:  # a parameter that nothing reads has no gradient in one process, and zeros in two
+            assert torch.allclose(parameter.grad, wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_a_dead_worker_is_told(pool_folder: Path) -> None:
+    with GradientWorkers(Learner(SMALL, make_nano(0)), StepGradient(SMALL, pool_folder), 2, threads=1) as workers:
+        workers._workers[0].kill()
+        workers._workers[0].join()
+        with pytest.raises(RuntimeError, match='died'):
+            workers.gradients(0)
+
+
+def test_held_back_seeds_cannot_enter_a_pool(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=str(HELD_BACK_SEED)):
+        Pool(tmp_path, windows=HELD_BACK_SEED + 1)

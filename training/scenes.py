@@ -1,0 +1,159 @@
+"""Furnished rooms from an integer seed: solids, textures and lamps, in a world with z up and the floor at z = 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.textures import TextureAtlas, draw_textures
+
+TEXTURES = 14  # drawn for each scene; solids share them, as furniture does
+
+
+@dataclass(frozen=True)
+class Solids:
+    """Solids of one shape. The shape is the one that touches the box +-half in its own frame.
+
+    Attributes:
+        centre: [M, 3] in the world, metres.
+        object_from_world: [M, 3, 3] rotation.
+        half: [M, 3] half extents in the object's frame, metres. Cylinders stand along z and use half[:, 0] as radius.
+        texture: [M, 6] texture of each face (-x +x -y +y -z +z); curved shapes use the first and the last.
+        period: [M] metres that one texture covers.
+        offset: [M, 2] shift of the texture, in textures.
+    """
+
+    centre: Tensor
+    object_from_world: Tensor
+    half: Tensor
+    texture: Tensor
+    period: Tensor
+    offset: Tensor
+
+    def __len__(self) -> int:
+        return len(self.centre)
+
+    def to(self, device: torch.device | str) -> Solids:
+        """Move every tensor."""
+        return Solids(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A room seen from inside, and what stands in it.
+
+    Attributes:
+        room: one solid, the room, whose inner faces are seen.
+        boxes, cylinders, ellipsoids: solids seen from outside.
+        atlas: the textures.
+        lamps: [L, 3] positions in the world, metres.
+        lamp_colour: [L, 3] strength.
+        ambient: [3] light from everywhere.
+    """
+
+    room: Solids
+    boxes: Solids
+    cylinders: Solids
+    ellipsoids: Solids
+    atlas: TextureAtlas
+    lamps: Tensor
+    lamp_colour: Tensor
+    ambient: Tensor
+
+    def to(self, device: torch.device | str) -> Scene:
+        """Move every tensor; clearance needs the scene on the CPU."""
+        return Scene(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def clearance(self, points: np.ndarray) -> np.ndarray:
+        """Distance from points [N, 3] to the nearest wall or bounding sphere of a solid; negative inside one."""
+        half = self.room.half[0].numpy()
+        distance = (half - np.abs(points - self.room.centre[0].numpy())).min(axis=1)
+        for solids in (self.boxes, self.cylinders, self.ellipsoids):
+            if len(solids):
+                local = np.einsum(
+                    'mij,nmj->nmi', solids.object_from_world.numpy(), points[:, None] - solids.centre.numpy()
+                )
+                outside = np.abs(local) - solids.half.numpy()
+                # Signed distance to the box around the solid: never more than the true one outside of it.
+                box = np.linalg.norm(np.maximum(outside, 0), axis=-1) + np.minimum(outside.max(axis=-1), 0)
+                distance = np.minimum(distance, box.min(axis=1))
+        return distance
+
+
+def make_scene(rng: np.random.Generator) -> Scene:
+    """Draw a room with its clutter; the same generator state gives the same scene."""
+    width, length = rng.uniform(2.5, 9.0, 2)
+    height = rng.uniform(2.2, 4.0)
+    room = _solids(rng, [(np.array([0, 0, height / 2]), np.eye(3), np.array([width, length, height]) / 2)], (1.0, 3.5))
+    shapes: tuple[list[_Placement], ...] = ([], [], [])
+    for _ in range(int(rng.integers(6, 22))):
+        kind = rng.choice(3, p=[0.66, 0.2, 0.14])
+        shapes[kind].append(_place(rng, kind, width, length, height))
+    lamps = int(rng.integers(1, 4))
+    position = rng.uniform(-0.9, 0.9, (lamps, 3)) * np.array([width, length, 0]) / 2
+    position[:, 2] = height * rng.uniform(0.6, 0.98, lamps)
+    colour = rng.uniform(0.3, 1.2, (lamps, 1)) * rng.uniform(0.8, 1.0, (lamps, 3)) / lamps
+    return Scene(
+        room=room,
+        boxes=_solids(rng, shapes[0], (0.3, 2.0)),
+        cylinders=_solids(rng, shapes[1], (0.3, 1.5)),
+        ellipsoids=_solids(rng, shapes[2], (0.3, 1.5)),
+        atlas=draw_textures(rng, TEXTURES),
+        lamps=torch.from_numpy(position).float(),
+        lamp_colour=torch.from_numpy(colour).float(),
+        ambient=torch.from_numpy(rng.uniform(0.35, 0.7) * rng.uniform(0.9, 1.0, 3)).float(),
+    )
+
+
+_Placement = tuple[np.ndarray, np.ndarray, np.ndarray]  # centre, object_from_world, half extents
+
+
+def _place(rng: np.random.Generator, kind: int, width: float, length: float, height: float) -> _Placement:
+    """Put one solid on the floor, on a wall, or in the air (hanging, or upon something)."""
+    half = np.exp(rng.uniform(np.log(0.06), np.log(0.7), 3))
+    where = rng.choice(['floor', 'wall', 'air'], p=[0.55, 0.2, 0.25])
+    x, y = rng.uniform(-0.95, 0.95, 2) * np.array([width, length]) / 2
+    yaw, tilt = rng.uniform(0, 2 * np.pi), 0.0
+    if kind == 1:  # a cylinder's radius is half[0]
+        half[1] = half[0]
+    if where == 'floor':
+        half[2] = min(half[2] * rng.uniform(1.0, 2.5), height / 2)
+        centre = np.array([x, y, half[2]])
+        if rng.random() < 0.6:  # most furniture stands parallel to the walls
+            yaw = np.pi / 2 * int(rng.integers(4))
+    elif where == 'wall':
+        half[2] = min(half[2], height / 3)
+        centre = np.array([x, y, rng.uniform(half[2], height - half[2])])
+        axis = int(rng.integers(2))
+        centre[axis] = np.sign(centre[axis]) * (width, length)[axis] / 2
+        yaw = 0.0
+        if kind == 0:  # a picture, a door, a shelf: it reaches a little into the room
+            half[axis] = rng.uniform(0.02, 0.25)
+    else:
+        centre = np.array([x, y, rng.uniform(0.1, height - 0.1)])
+        tilt = rng.normal(0, 0.4)
+    cy, sy, ct, st = np.cos(yaw), np.sin(yaw), np.cos(tilt), np.sin(tilt)
+    turn, lean = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]]), np.array([[1, 0, 0], [0, ct, -st], [0, st, ct]])
+    return centre, (turn @ lean).T, half
+
+
+def _solids(rng: np.random.Generator, placements: list[_Placement], period: tuple[float, float]) -> Solids:
+    count = len(placements)
+    centre, rotation, half = (
+        np.array([placement[i] for placement in placements]).reshape(count, *shape)
+        for i, shape in enumerate(((3,), (3, 3), (3,)))
+    )
+    one_for_all = rng.integers(0, TEXTURES, (count, 1)).repeat(6, axis=1)
+    each = rng.integers(0, TEXTURES, (count, 6))
+    texture = np.where(rng.random((count, 1)) < 0.6, one_for_all, each)
+    return Solids(
+        centre=torch.from_numpy(centre).float(),
+        object_from_world=torch.from_numpy(rotation).float(),
+        half=torch.from_numpy(half).float(),
+        texture=torch.from_numpy(texture),
+        period=torch.from_numpy(rng.uniform(*period, count)).float(),
+        offset=torch.from_numpy(rng.random((count, 2))).float(),
+    )

@@ -1,0 +1,90 @@
+"""What a run keeps: checkpoints to resume from, the running average of the weights, and the export to fp16."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from training.nano import NANO
+from vggt import VGGT
+
+NAME = 'nano'
+
+
+class Average:
+    """Exponential moving average of a model's weights; it forgets its random start quickly."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the model as it is after `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            self.weights[name].lerp_(value, 1 - decay)
+
+
+def save_checkpoint(
+    run: Path, step: int, learner: nn.Module, optimiser: torch.optim.Optimizer, average: Average
+) -> None:
+    """Write everything that the next step depends on; a kill while writing leaves the older checkpoint whole."""
+    tensors = {f'learner.{name}': value for name, value in learner.state_dict().items()}
+    tensors |= {f'average.{name}': value for name, value in average.weights.items()}
+    for index, state in optimiser.state_dict()['state'].items():
+        tensors |= {f'optimiser.{index}.{name}': value for name, value in state.items()}
+    tensors['step'] = torch.tensor(step)
+    run.mkdir(parents=True, exist_ok=True)
+    unfinished = run / 'checkpoint.unfinished'
+    save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, unfinished)
+    unfinished.replace(run / 'checkpoint.safetensors')
+
+
+def load_checkpoint(run: Path, learner: nn.Module, optimiser: torch.optim.Optimizer, average: Average) -> int:
+    """Restore what save_checkpoint wrote; returns the step, 0 where there is no checkpoint."""
+    path = run / 'checkpoint.safetensors'
+    if not path.exists():
+        return 0
+    tensors = load_file(path)
+    learner.load_state_dict(_under('learner.', tensors))
+    average.weights = _under('average.', tensors)
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in _under('optimiser.', tensors).items():
+        index, name = key.split('.', 1)
+        state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({'state': state, 'param_groups': optimiser.state_dict()['param_groups']})
+    return int(tensors['step'])
+
+
+def load_average(run: Path) -> tuple[VGGT, int]:
+    """The averaged model of a run, ready to predict, and the step it was saved at.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint yet.
+    """
+    path = run / 'checkpoint.safetensors'
+    if not path.exists():
+        raise FileNotFoundError(f'{path} does not exist; train first: python -m training.train --run {run}')
+    tensors = load_file(path)
+    model = VGGT(NANO)
+    model.load_state_dict(_under('average.', tensors))
+    return model.eval(), int(tensors['step'])
+
+
+def write_weights(run: Path, folder: Path) -> None:
+    """Export the averaged weights as fp16 safetensors with their configuration beside them."""
+    model, step = load_average(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / f'{NAME}.safetensors', metadata={'format': 'pt', 'step': str(step)})
+    (folder / f'{NAME}.safetensors').chmod(0o644)  # the library writes files that only their owner can read
+    (folder / f'{NAME}.json').write_text(json.dumps(NANO.to_dict(), indent=1) + '\n')
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

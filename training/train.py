@@ -1,0 +1,322 @@
+"""Train nano from procedural scenes, within a time budget, resumable to the step.
+
+    python -m training.pool runs/pool &                    # once, in the background: windows to draw from
+    python -m training.train --minutes 90 --resume         # runs/nano: checkpoint, log, curves, pictures
+    python -m training.train --export vggt/weights         # averaged weights as fp16, with their configuration
+
+What a step draws depends on the seed and the step alone, so a run that is stopped and resumed ends at the same
+parameters as one that was not, once the pool is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.attention import matrix_attention
+from training.batches import Batch, draw_batch
+from training.correspondence import PatchMatcher, Probe, attention_loss, correspond, watch_queries_and_keys
+from training.losses import camera_loss, regression_loss
+from training.nano import MATCHING_LAYERS, PROBED_LAYERS, make_nano
+from training.parallel import GradientWorkers
+from training.plots import draw_sample, plot_curves
+from training.pool import Pool
+from training.state import Average, load_average, load_checkpoint, save_checkpoint, write_weights
+from vggt import VGGT
+from vggt.layers.rope import grid_rotary_table
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the curriculum."""
+
+    until: int  # step at which it ends
+    image_size: tuple[int, int]  # H, W
+    frames: tuple[int, ...]  # views of a scene, one of these at random for each step
+    frames_per_step: int  # of each process; scenes = frames_per_step // views
+    whole: bool = True  # False: only up to the first frame block, only the contrastive loss; a fifth of the time
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every setting of a run."""
+
+    seed: int = 0
+    learning_rate: float = 8e-4
+    warm_up: int = 200
+    weight_decay: float = 0.03
+    clip: float = 1.0
+    average_decay: float = 0.999
+    stages: tuple[Stage, ...] = (
+        # First learn to recognise patches. Then pairs at three quarters of the size, where a step costs half.
+        Stage(1200, (72, 96), (2,), 16, whole=False),
+        Stage(3000, (72, 96), (2,), 16),
+        Stage(4000, (72, 96), (2, 4), 16),
+        Stage(4800, (96, 128), (2, 4, 8), 16),
+    )
+    # Weights of the losses. Rotation counts threefold: a degree is only 0.009 in a quaternion.
+    camera: float = 5.0
+    rotation: float = 3.0
+    fov: float = 0.5
+    depth: float = 1.0
+    patches: float = 0.5
+    attention: float = 0.5
+    place: float = 1.0
+    point: float = 0.5
+
+    @property
+    def steps(self) -> int:
+        """Length of the whole schedule."""
+        return self.stages[-1].until
+
+    def stage(self, step: int) -> Stage:
+        """The stage that a step belongs to."""
+        return next((s for s in self.stages if step < s.until), self.stages[-1])
+
+    def rate(self, step: int) -> float:
+        """Learning rate: linear warm-up, then half a cosine down to a hundredth."""
+        if step < self.warm_up:
+            return self.learning_rate * (step + 1) / self.warm_up
+        progress = min(1.0, (step - self.warm_up) / max(1, self.steps - self.warm_up))
+        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class Learner(nn.Module):
+    """The model and its probes, with one call from a batch to a loss."""
+
+    def __init__(self, config: TrainConfig, model: VGGT) -> None:
+        super().__init__()
+        self.config = config
+        self.model = model
+        self.matcher = PatchMatcher(model.config.embed_dim)
+        self.probes = nn.ModuleList(Probe(2 * model.config.embed_dim) for _ in PROBED_LAYERS)
+
+    def match_patches(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Contrastive loss alone, as the first stage of training uses it, and its parts for the log."""
+        aggregator, config = self.model.aggregator, self.model.config
+        H, W = batch.images.shape[-2:]
+        grid = (H // config.patch_size, W // config.patch_size)
+        scenes, frames = batch.images.shape[:2]
+        special = aggregator.special_tokens(scenes, frames)
+        table = grid_rotary_table(
+            *grid,
+            config.num_special_tokens,
+            config.embed_dim // config.num_heads,
+            config.rope_frequency,
+            special.device,
+        )
+        with self._precision(batch.images.device.type):
+            tokens = aggregator.encode(batch.images.flatten(0, 1)).unflatten(0, (scenes, frames))
+            tokens = torch.cat((special.to(tokens.dtype), tokens), dim=2)
+            tokens = aggregator.frame_blocks[0](tokens.flatten(0, 1), table).unflatten(0, (scenes, frames))
+        truth = correspond(batch.targets, config.patch_size)
+        loss, matched = self.matcher(tokens[:, :, config.num_special_tokens :], truth, grid)
+        return loss, {'patches': float(loss.detach()), 'patches_matched': float(matched)}
+
+    def forward(self, batch: Batch, decoded: list[int]) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a batch, and its parts for the log.
+
+        Args:
+            batch: input and truth.
+            decoded: frames whose depth is decoded; the dense head costs as much as half of the transformer.
+        """
+        model, config, targets = self.model, self.config, batch.targets
+        if model.camera_head is None or model.depth_head is None:
+            raise ValueError(f'training needs a camera and a depth head, this model has {model.config.heads}')
+        special, patch = model.config.num_special_tokens, model.config.patch_size
+        H, W = batch.images.shape[-2:]
+        with self._precision(batch.images.device.type), watch_queries_and_keys(model, MATCHING_LAYERS) as seen:
+            layers = model.aggregator(batch.images)
+            depth, confidence = model.depth_head({i: x[:, decoded] for i, x in layers.items()}, (H, W), special)
+        last = layers[model.config.depth - 1]
+        camera = camera_loss(model.camera_head(last[:, :, 0].float()), targets)
+        dense = regression_loss(
+            depth.float(), confidence.float(), targets.depth[:, decoded, ..., None], targets.valid[:, decoded], 'grad'
+        )
+        truth = correspond(targets, patch)
+        grid = (H // patch, W // patch)
+        patches, patches_matched = self.matcher(layers[0][:, :, special:, : model.config.embed_dim], truth, grid)
+        matching = [attention_loss(model, seen[i], truth, grid) for i in MATCHING_LAYERS]
+        probed = [
+            probe(layers[i][:, :, special:], targets, truth, patch)
+            for probe, i in zip(self.probes, PROBED_LAYERS, strict=True)
+        ]
+        parts = {
+            **camera,
+            **{f'depth_{name}': value for name, value in dense.items()},
+            'patches': patches,
+            'patches_matched': patches_matched,
+            'attention': torch.stack([loss for loss, _ in matching]).mean(),
+            'matched': matching[-1][1],
+            'place': torch.stack([p['place'] for p in probed]).mean(),
+            'point': torch.stack([p['point'] for p in probed]).mean(),
+        }
+        loss = (
+            config.camera * (camera['translation'] + config.rotation * camera['rotation'] + config.fov * camera['fov'])
+            + config.depth * sum(dense.values())
+            + config.patches * patches
+            + config.attention * parts['attention']
+            + config.place * parts['place']
+            + config.point * parts['point']
+        )
+        return loss, {name: float(value.detach()) for name, value in parts.items()}
+
+    @staticmethod
+    @contextmanager
+    def _precision(device: str) -> Iterator[None]:
+        with torch.autocast(device, torch.bfloat16), matrix_attention() if device == 'cpu' else nullcontext():
+            yield
+
+
+class StepGradient:
+    """Gradient of one step's share of one process; picklable, so that workers can be started with it."""
+
+    def __init__(self, config: TrainConfig, pool: Path) -> None:
+        self.config = config
+        self.pool_path = pool
+        self.pool: Pool | None = None
+
+    def __call__(self, learner: Learner, step: int, rank: int) -> dict[str, float]:
+        """Add the gradient to the learner's parameters and return the parts of the loss."""
+        self.pool = self.pool or Pool(self.pool_path)
+        rng = np.random.default_rng((self.config.seed, step, rank))
+        stage = self.config.stage(step)
+        frames = int(np.random.default_rng((self.config.seed, step)).choice(stage.frames))  # alike in all processes
+        batch = draw_batch(self.pool, rng, self.pool.ready(), stage.frames_per_step // frames, frames, stage.image_size)
+        if not stage.whole:
+            loss, parts = learner.match_patches(batch)
+            loss.backward()
+            return {'loss': float(loss.detach()), **parts}
+        decoded = sorted(rng.permutation(frames)[: max(1, frames // 2)].tolist())
+        loss, parts = learner(batch, decoded)
+        loss.backward()
+        return {'loss': float(loss.detach()), **parts}
+
+
+def train(
+    config: TrainConfig,
+    pool: Path,
+    run: Path,
+    minutes: float,
+    *,
+    resume: bool = False,
+    stop_at: int | None = None,
+    processes: int = 1,
+    threads: int = 1,
+) -> int:
+    """Train until the schedule or the time is over, or SIGTERM comes; save, and return the step reached.
+
+    Args:
+        config: what to do.
+        pool: folder of rendered windows.
+        run: folder for checkpoint, log and pictures.
+        minutes: time budget.
+        resume: go on from the checkpoint in run, if there is one.
+        stop_at: stop before this step, with the schedule left as it is.
+        processes, threads: how the work is spread over one machine.
+
+    Raises:
+        FileNotFoundError: the pool is empty or missing.
+    """
+    started = time.monotonic()
+    torch.set_num_threads(threads)
+    if not (pool / 'ready.npy').exists() or not len(Pool(pool).ready()):
+        raise FileNotFoundError(f'no rendered windows in {pool}; make some: python -m training.pool {pool}')
+    learner = Learner(config, make_nano(config.seed))
+    decayed = [p for p in learner.parameters() if p.ndim > 1 and p.requires_grad]
+    others = [p for p in learner.parameters() if p.ndim <= 1 and p.requires_grad]
+    optimiser = torch.optim.AdamW(
+        [{'params': decayed, 'weight_decay': config.weight_decay}, {'params': others, 'weight_decay': 0.0}],
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+    )
+    average = Average(learner.model, config.average_decay)
+    step = load_checkpoint(run, learner, optimiser, average) if resume else 0
+    run.mkdir(parents=True, exist_ok=True)
+    (run / 'config.json').write_text(json.dumps(asdict(config), indent=1))
+    end = config.steps if stop_at is None else min(stop_at, config.steps)
+    saved = reported = time.monotonic()
+    stopped: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))  # finish the step, then save
+    with GradientWorkers(learner, StepGradient(config, pool), processes, threads) as workers:
+        while not stopped and step < end and time.monotonic() - started < 60 * minutes:
+            for group in optimiser.param_groups:
+                group['lr'] = config.rate(step)
+            parts = workers.gradients(step)
+            norm = nn.utils.clip_grad_norm_(learner.parameters(), config.clip)
+            if not torch.isfinite(norm):
+                print(f'step {step}: gradient is not finite, skipped', flush=True)
+            else:
+                optimiser.step()
+            optimiser.zero_grad(set_to_none=False)
+            average.update(learner.model, step)
+            step += 1
+            now = time.monotonic()
+            _log(run, step, now - started, config.rate(step), float(norm), parts)
+            if now - reported > 30:
+                print(f'step {step} ' + ' '.join(f'{k} {v:.3f}' for k, v in parts.items()), flush=True)
+                reported = now
+            if now - saved > 120:
+                save_checkpoint(run, step, learner, optimiser, average)
+                _draw(run)
+                saved = now
+    signal.signal(signal.SIGTERM, previous)
+    save_checkpoint(run, step, learner, optimiser, average)
+    _draw(run)
+    return step
+
+
+def _draw(run: Path) -> None:
+    """Curves and a sample picture; a run must not end because a picture could not be drawn."""
+    try:
+        plot_curves(run)
+        draw_sample(load_average(run)[0], run / 'sample.png')
+    except OSError as error:
+        print(f'no pictures: {error}', flush=True)
+
+
+def _log(run: Path, step: int, seconds: float, rate: float, norm: float, parts: dict[str, float]) -> None:
+    line = {'step': step, 'seconds': round(seconds, 1), 'rate': rate, 'norm': norm, **parts}
+    with (run / 'log.jsonl').open('a') as file:
+        file.write(json.dumps(line) + '\n')
+
+
+def main() -> None:
+    """Command line; see the head of this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--pool', type=Path, default=Path('runs/pool'))
+    parser.add_argument('--run', type=Path, default=Path('runs/nano'))
+    parser.add_argument('--minutes', type=float, default=60)
+    parser.add_argument('--resume', action='store_true', help='go on from the checkpoint in --run, if there is one')
+    parser.add_argument('--processes', type=int, default=2)
+    parser.add_argument('--threads', type=int, default=1, help='of each process')
+    parser.add_argument('--export', type=Path, help='only write nano.safetensors and nano.json into this folder')
+    arguments = parser.parse_args()
+    if arguments.export:
+        write_weights(arguments.run, arguments.export)
+        return
+    config = TrainConfig()
+    train(
+        config,
+        arguments.pool,
+        arguments.run,
+        arguments.minutes,
+        resume=arguments.resume,
+        processes=arguments.processes,
+        threads=arguments.threads,
+    )
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,85 @@
+"""One training or test sample: a window of frames of one scene with true depth, poses and intrinsics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.paths import draw_path
+from training.renderer import render
+from training.scenes import make_scene
+
+HELD_BACK_SEED = 1_000_000  # scenes from this seed on are for evaluation and are never trained on
+IMAGE_SIZE = (96, 128)  # height and width of the pictures that nano is trained on
+_FOV_DEG = (45.0, 85.0)  # horizontal: from a long lens to the wide ones on robots
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames of one scene.
+
+    Attributes:
+        images: [S, 3, H, W] uint8, as a camera would deliver them.
+        depth: [S, H, W] metres along the optical axis, finite everywhere.
+        cam_from_world: [S, 3, 4], metres.
+        K: [S, 3, 3] pixels; the principal point is (W/2, H/2), as VGGT decodes it.
+    """
+
+    images: Tensor
+    depth: Tensor
+    cam_from_world: Tensor
+    K: Tensor
+
+
+def make_window(
+    seed: int, frames: int = 8, image_size: tuple[int, int] = IMAGE_SIZE, device: torch.device | str = 'cpu'
+) -> Window:
+    """Render the window that belongs to a seed; the same seed gives the same window on every CPU.
+
+    Args:
+        seed: any integer from 0; those from HELD_BACK_SEED on are for evaluation.
+        frames: views along the path.
+        image_size: (H, W).
+        device: where the rays are cast; the window comes back on the CPU.
+    """
+    rng = np.random.default_rng(seed)
+    scene = make_scene(rng)
+    fov = np.radians(rng.uniform(*_FOV_DEG))
+    path = torch.from_numpy(draw_path(rng, scene, frames, fov)).float()
+    H, W = image_size
+    focal = W / 2 / np.tan(fov / 2)
+    K = torch.tensor([[focal, 0, W / 2], [0, focal, H / 2], [0, 0, 1]], dtype=torch.float32).expand(frames, 3, 3)
+    colour, depth = render(scene.to(device), path.to(device), K.to(device), image_size)
+    return Window(develop(colour.cpu(), rng), depth.cpu(), path, K.contiguous())
+
+
+def develop(colour: Tensor, rng: np.random.Generator) -> Tensor:
+    """Turn linear colour into the picture of an imperfect camera: exposure, lens blur, gamma, noise, eight bits.
+
+    Args:
+        colour: [S, 3, H, W] linear.
+
+    Returns:
+        [S, 3, H, W] uint8.
+    """
+    frames = len(colour)
+    # Auto-exposure aims at mid grey and hunts a little from frame to frame.
+    exposure = rng.uniform(0.2, 0.45) / float(colour.mean().clamp(min=1e-3))
+    hunting = torch.from_numpy(np.exp(rng.normal(0, 0.06, frames))).float().reshape(-1, 1, 1, 1)
+    blurred = _blur(colour * exposure * hunting, rng.uniform(0.3, 0.8))
+    picture = blurred.clamp(0, 1) ** (1 / rng.uniform(1.8, 2.4))
+    noise = torch.from_numpy(rng.standard_normal(colour.shape, dtype=np.float32)) * rng.uniform(0.0, 0.025)
+    return ((picture + noise).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _blur(images: Tensor, sigma: float) -> Tensor:
+    """Gaussian of `sigma` pixels; also what smooths the stairs of a picture made with one ray a pixel."""
+    offsets = torch.arange(-2, 3, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).expand(3, 1, 1, 5)
+    padded = F.pad(images, (2, 2, 2, 2), mode='replicate')
+    return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
