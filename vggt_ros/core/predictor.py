@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,11 +12,12 @@ import torch
 from vggt import StreamingVGGT
 from vggt.errors import VGGTError
 from vggt.pose_encoding import decode_pose_encoding
-from vggt.preprocessing import ImageTransform, ModelImage, resize_keeping_aspect
+from vggt.preprocessing import ImageTransform, ModelImage, resize_keeping_aspect, stack_window
 from vggt.weights import load_vggt
 from vggt_ros.core.config import Config
 from vggt_ros.core.devices import resolve_device, resolve_precision
 from vggt_ros.core.errors import ConfigError, PredictionError
+from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.window import Window
@@ -36,6 +38,14 @@ class Predictor(Protocol):
 def make_predictor(config: Config) -> Predictor:
     """The predictor that config.model asks for, loaded and ready; ConfigError where it cannot be had."""
     return FakePredictor(config) if config.model.backend == 'fake' else VggtPredictor(config)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What is kept of a frame while it is in a window: its image on the grid, and its patch tokens [P, C]."""
+
+    image: ModelImage
+    tokens: torch.Tensor
 
 
 class VggtPredictor:
@@ -62,8 +72,7 @@ class VggtPredictor:
 
     def reset(self) -> None:
         """Forget encoded frames and the locked intrinsics."""
-        self._images: dict[int, ModelImage] = {}  # by stamp, of the last window
-        self._tokens: dict[int, torch.Tensor] = {}
+        self._encoded: dict[int, Encoded] = {}  # by stamp, of the last window
         self._locked: tuple[ImageTransform, np.ndarray] | None = None
 
     def predict(self, window: Window) -> Prediction:
@@ -75,25 +84,23 @@ class VggtPredictor:
         try:
             return self._predict(window)
         except torch.cuda.OutOfMemoryError as error:
-            self._forget_encoded()
+            self._encoded = {}
             torch.cuda.empty_cache()
             raise PredictionError(f'the GPU is out of memory: {error}; lower window_size or input_width') from error
         except (VGGTError, RuntimeError) as error:
             raise PredictionError(f'the network failed on a window of {len(window.frames)} frames: {error}') from error
 
-    def _forget_encoded(self) -> None:
-        self._images, self._tokens = {}, {}
-
     def _predict(self, window: Window) -> Prediction:
         start = time.perf_counter()
-        self._keep_only({frame.stamp_ns for frame in window.frames})
-        self._resize(window)
-        images = [self._images[frame.stamp_ns] for frame in window.frames]
+        stamps_ns = tuple(frame.stamp_ns for frame in window.frames)
+        self._encoded = {stamp: self._encoded[stamp] for stamp in stamps_ns if stamp in self._encoded}
+        resized = {f.stamp_ns: self._resize(f) for f in window.frames if f.stamp_ns not in self._encoded}
         prepared = time.perf_counter()
-        self._encode(window)
+        self._encode(resized)
+        images = [self._encoded[stamp].image for stamp in stamps_ns]
         decoded = list(range(max(0, window.shared - self.config.alignment.max_frames), len(window.frames)))
         transform = images[0].transform
-        tokens = torch.stack([self._tokens[frame.stamp_ns] for frame in window.frames])
+        tokens = torch.stack([self._encoded[stamp].tokens for stamp in stamps_ns])
         output = self.network.predict(tokens, transform.model_size, frames=decoded)
         cam_from_window, K_network = _cameras(_numpy(output.pose_encoding)[0], transform.model_size)
         depth = np.full((len(images), *transform.model_size), np.nan, np.float32)
@@ -103,7 +110,7 @@ class VggtPredictor:
         has_K = np.isfinite(K).all(axis=(1, 2))
         is_known = np.isfinite(depth) & np.isfinite(confidence) & (depth > 0) & has_K[:, None, None]
         return Prediction(
-            stamps_ns=tuple(frame.stamp_ns for frame in window.frames),
+            stamps_ns=stamps_ns,
             frame_ids=tuple(frame.frame_id for frame in window.frames),
             image=np.stack([_pixels(image) for image in images]),
             cam_from_window=cam_from_window,
@@ -116,24 +123,17 @@ class VggtPredictor:
             network_s=time.perf_counter() - prepared,
         )
 
-    def _keep_only(self, stamps_ns: set[int]) -> None:
-        self._images = {stamp: image for stamp, image in self._images.items() if stamp in stamps_ns}
-        self._tokens = {stamp: tokens for stamp, tokens in self._tokens.items() if stamp in stamps_ns}
+    def _resize(self, frame: Frame) -> ModelImage:
+        height, width = frame.size
+        network = self.network.config
+        fitting = fitting_width(height, width, network.image_size, network.patch_size)
+        return resize_keeping_aspect(frame.image, self.config.model.input_width or fitting, network.patch_size)
 
-    def _resize(self, window: Window) -> None:
-        height, width = window.frames[0].size
-        patch = self.network.config.patch_size
-        made_for = self.network.config.image_size
-        model_width = self.config.model.input_width or fitting_width(height, width, made_for, patch)
-        for frame in window.frames:
-            if frame.stamp_ns not in self._images:
-                self._images[frame.stamp_ns] = resize_keeping_aspect(frame.image, model_width, patch)
-
-    def _encode(self, window: Window) -> None:
-        stamps = [frame.stamp_ns for frame in window.frames if frame.stamp_ns not in self._tokens]
-        if stamps:
-            tokens = self.network.encode(torch.stack([self._images[stamp].image for stamp in stamps]))
-            self._tokens.update(zip(stamps, tokens, strict=True))
+    def _encode(self, resized: dict[int, ModelImage]) -> None:
+        if resized:
+            tokens = self.network.encode(stack_window(list(resized.values())))
+            for (stamp, image), row in zip(resized.items(), tokens, strict=True):
+                self._encoded[stamp] = Encoded(image, row)
 
     def _intrinsics(self, window: Window, K_network: np.ndarray, transform: ImageTransform) -> np.ndarray:
         """[S, 3, 3] to unproject with, after intrinsics_mode; NaN where there is none."""
