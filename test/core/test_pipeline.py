@@ -250,6 +250,28 @@ def test_frames_of_a_failed_window_get_another_chance_in_the_next(stride, lost):
     assert pipeline.statistics.failures == 1
 
 
+def test_a_failure_at_a_break_does_not_stop_the_stream():
+    class Failing(FakePredictor):
+        def predict(self, window):
+            if len(window.frames) < 8:
+                raise PredictionError('too few')
+            return super().predict(window)
+
+    frames = scene.frames_of(scene.walk(30))
+    frames = frames[:10] + [changed(frame, frame_id='other_optical') for frame in frames[10:]]
+    pipeline = Pipeline(config_of(), Failing(Config()))
+    updates = []
+    for i, frame in enumerate(frames):
+        if i == 10:
+            with pytest.raises(PredictionError):
+                pipeline.add_frame(frame)
+        else:
+            updates.append(pipeline.add_frame(frame))
+    published = [frame.stamp_ns for frame in placed(update for update in updates if update)]
+    assert published == [frame.stamp_ns for frame in frames[:8] + frames[11:27]]  # 8, 9 failed, 10 told of it
+    assert (pipeline.statistics.restarts, pipeline.statistics.failures) == (1, 1)
+
+
 def test_the_map_starts_where_it_is_told_and_at_a_fixed_scale():
     map_from_first_camera = np.eye(4)
     map_from_first_camera[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]

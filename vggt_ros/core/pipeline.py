@@ -12,9 +12,11 @@ from vggt_ros.core.config import Config, settings
 from vggt_ros.core.errors import ConfigError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.keyframe import KeyframeGate
+from vggt_ros.core.placement import Seam, SeamStatus
+from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import Predictor
 from vggt_ros.core.resolution import to_source_resolution
-from vggt_ros.core.submap import Map, SeamStatus, StageTimes, Submap, Update
+from vggt_ros.core.submap import Map, StageTimes, Submap, Update
 from vggt_ros.core.window import Window, WindowBuffer
 
 log = logging.getLogger(__name__)
@@ -122,10 +124,12 @@ class Pipeline:
             return None
         log.warning('%s: starting a new window that shares no frames with the last', reason)
         self.statistics.restarts += 1
-        update = self.flush()
-        self.windows.reset()
-        self.keyframes.reset()
-        return update
+        try:
+            return self.flush()
+        finally:  # also where the network fails: the frame at hand starts anew
+            self._last = frame
+            self.windows.reset()
+            self.keyframes.reset()
 
     def _break_before(self, frame: Frame) -> str | None:
         last, max_gap_s = self._last, self.config.stream.max_frame_gap_s
@@ -140,30 +144,44 @@ class Pipeline:
 
     def _process(self, window: Window) -> Update:
         start = time.perf_counter()
-        try:
-            prediction = self.predictor.predict(window)
-        except Exception:
-            self.statistics.failures += 1
-            self.windows.retract()
-            raise
+        prediction = self._predict(window)
         predicted = time.perf_counter()
         placement = align(prediction, self.map.latest, self.config.alignment, self.map.map_from_first_window)
         aligned = time.perf_counter()
         update = self.map.insert(Submap(prediction, placement, window.shared))
-        if self.config.camera.output_resolution == 'input' and prediction.transform is not None:
-            images = [frame.image for frame in window.new]
-            frames = map(to_source_resolution, update.frames, images, [prediction.transform] * len(images))
-            update = dataclasses.replace(update, frames=tuple(frames))
+        if self.config.camera.output_resolution == 'input':
+            update = _at_source_resolution(update, window, prediction)
         times = StageTimes(
             prepare_s=prediction.prepare_s,
             network_s=predicted - start - prediction.prepare_s,
             align_s=aligned - predicted,
             map_s=time.perf_counter() - aligned,
         )
-        self.statistics.windows += 1
-        self.statistics.held += placement.seam.status is SeamStatus.HELD
-        self.statistics.degenerate += placement.seam.status is SeamStatus.DEGENERATE
+        self._count(placement.seam)
         return dataclasses.replace(update, times=times)
+
+    def _predict(self, window: Window) -> Prediction:
+        try:
+            return self.predictor.predict(window)
+        except Exception:
+            self.statistics.failures += 1
+            self.windows.retract()
+            raise
+
+    def _count(self, seam: Seam) -> None:
+        self.statistics.windows += 1
+        self.statistics.held += seam.status is SeamStatus.HELD
+        self.statistics.degenerate += seam.status is SeamStatus.DEGENERATE
+
+
+def _at_source_resolution(update: Update, window: Window, prediction: Prediction) -> Update:
+    if prediction.transform is None:
+        return update
+    frames = [
+        to_source_resolution(placed, frame.image, prediction.transform)
+        for placed, frame in zip(update.frames, window.new, strict=True)
+    ]
+    return dataclasses.replace(update, frames=tuple(frames))
 
 
 def _refuse_static_changes(old: Config, new: Config) -> None:

@@ -28,7 +28,7 @@ class Prediction:
         depth: [S, h, w] float32 along the optical axis, window units; NaN where unknown or not decoded.
         confidence: [S, h, w] float32, at least 1; NaN where not decoded.
         transform: where the grid lies in the source images; None where they are on the grid already.
-        prepare_s, network_s: seconds spent before and in the network.
+        prepare_s: seconds spent before the network, on resizing.
     """
 
     stamps_ns: tuple[int, ...]
@@ -41,7 +41,6 @@ class Prediction:
     confidence: np.ndarray
     transform: ImageTransform | None = None
     prepare_s: float = 0.0
-    network_s: float = 0.0
 
     @property
     def is_posed(self) -> np.ndarray:

@@ -95,7 +95,7 @@ class VggtPredictor:
         stamps_ns = tuple(frame.stamp_ns for frame in window.frames)
         self._encoded = {stamp: self._encoded[stamp] for stamp in stamps_ns if stamp in self._encoded}
         resized = {f.stamp_ns: self._resize(f) for f in window.frames if f.stamp_ns not in self._encoded}
-        prepared = time.perf_counter()
+        prepare_s = time.perf_counter() - start
         self._encode(resized)
         images = [self._encoded[stamp].image for stamp in stamps_ns]
         decoded = list(range(max(0, window.shared - self.config.alignment.max_frames), len(window.frames)))
@@ -119,8 +119,7 @@ class VggtPredictor:
             depth=np.where(is_known, depth, np.float32('nan')),
             confidence=confidence,
             transform=transform,
-            prepare_s=prepared - start,
-            network_s=time.perf_counter() - prepared,
+            prepare_s=prepare_s,
         )
 
     def _resize(self, frame: Frame) -> ModelImage:
