@@ -1,0 +1,124 @@
+"""What colcon, rosdep and pip are told, against what the code does."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MANIFEST = ElementTree.parse(ROOT / 'package.xml').getroot()
+# Names of ROS packages; what else is imported is Python's own or pip's.
+ROS = re.compile(
+    r'^(rclpy|launch\w*|\w+_msgs(_py)?|std_srvs|builtin_interfaces|rcl_interfaces|tf2_ros|cv_bridge|tf_\w+)$'
+)
+# Where the name to import is not the name to install.
+PIP_NAMES = {'cv2': 'opencv-python-headless', 'PIL': 'pillow', 'ruamel': 'ruamel.yaml'}
+
+
+def imported_packages(*folders):
+    names = set()
+    for folder in folders:
+        for path in (ROOT / folder).rglob('*.py'):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    names.update(alias.name for alias in node.names)
+                elif isinstance(node, ast.ImportFrom):
+                    names.add(node.module)
+    return {name.split('.')[0] for name in names}
+
+
+def requirements(*names):
+    lines = [line for name in names for line in (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()]
+    return [line.split('#')[0].strip() for line in lines if line.split('#')[0].strip()]
+
+
+def name_of(requirement):
+    return re.match(r'[\w.-]+', requirement)[0].lower().replace('_', '-')
+
+
+def test_every_imported_ros_package_is_a_dependency():
+    declared = {element.text for element in MANIFEST.iter('exec_depend')}
+    used = {name for name in imported_packages('vggt_ros', 'vggt', 'launch') if ROS.match(name)}
+    assert {'rclpy', 'sensor_msgs', 'tf2_ros'} <= used
+    assert used <= declared
+
+
+def test_every_other_import_is_installed_by_pip_and_by_the_makefile():
+    ours = {'vggt', 'vggt_ros', '__future__'}
+    used = {
+        PIP_NAMES.get(name, name).lower().replace('_', '-')
+        for name in imported_packages('vggt_ros', 'vggt') - ours - sys.stdlib_module_names
+        if not ROS.match(name)
+    }
+    by_pip = {name_of(line) for line in re.search(r'install_requires=\[(.*?)\]', SETUP, re.DOTALL)[1].split("'")[1::2]}
+    by_make = {name_of(line) for line in requirements('torch-cpu', 'numerics', 'runtime')}
+    assert used - by_pip == set()
+    assert used - by_make == set()
+
+
+def test_every_requirement_is_pinned():
+    for path in (ROOT / 'requirements').glob('*.txt'):
+        for line in requirements(path.stem):
+            assert re.match(r'^[\w.-]+==[\w.]+( ; .+)?$', line), f'{path.name}: {line}'
+
+
+def test_one_version_is_told_everywhere():
+    version = MANIFEST.findtext('version')
+    assert f"version='{version}'" in SETUP
+    changelog = (ROOT / 'CHANGELOG.rst').read_text()
+    assert 'Forthcoming' in changelog or f'\n{version} (' in changelog
+
+
+SETUP = (ROOT / 'setup.py').read_text()
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('wheel')
+    # Built from a copy: a build in the repository leaves its leftovers for the next one.
+    for name in ('vggt', 'vggt_ros', 'launch', 'config', 'rviz', 'resource', 'scripts'):
+        without_caches = shutil.ignore_patterns('__pycache__')
+        shutil.copytree(ROOT / name, folder / 'source' / name, ignore=without_caches)
+    for name in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml', 'LICENSE'):
+        shutil.copy(ROOT / name, folder / 'source' / name)
+    command = [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '-w', str(folder)]
+    subprocess.run([*command, str(folder / 'source')], check=True)
+    (path,) = folder.glob('*.whl')
+    return zipfile.ZipFile(path)
+
+
+def test_the_wheel_runs_the_demo_by_itself(wheel):
+    names = set(wheel.namelist())
+    clip = [name for name in names if name.startswith('vggt_ros/data/cabinet/')]
+    assert {'vggt_ros/data/cabinet/camera.json', 'vggt_ros/data/cabinet/ATTRIBUTION.md'} <= set(clip)
+    assert sum(name.endswith('.jpg') for name in clip) == 58
+    shipped = {str(path.relative_to(ROOT)) for path in (ROOT / 'vggt' / 'weights').rglob('*') if path.is_file()}
+    assert shipped <= names
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / 'vggt_ros' / 'templates').glob('*')}
+    assert templates <= names
+
+
+def test_the_wheel_holds_our_packages_and_no_others(wheel):
+    tops = {name.split('/')[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.startswith('vggt_ros-')} == {'vggt', 'vggt_ros'}
+    assert not [
+        name for name in wheel.namelist() if name.endswith('/node') and '/scripts/' in name
+    ]  # would hide Node.js
+
+
+def test_ros2_run_finds_the_node_where_it_looks(wheel):
+    (node,) = (entry for entry in wheel.infolist() if entry.filename.endswith('lib/vggt_ros/node'))
+    assert node.external_attr >> 16 & 0o111, 'not executable'
+    assert wheel.read(node).startswith(b'#!/usr/bin/env python3\n')
+    for name in (
+        'ament_index/resource_index/packages/vggt_ros',
+        'vggt_ros/package.xml',
+        'vggt_ros/launch/vggt.launch.py',
+    ):
+        assert [entry for entry in wheel.namelist() if entry.endswith(f'share/{name}')], name
