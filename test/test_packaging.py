@@ -14,9 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = ElementTree.parse(ROOT / 'package.xml').getroot()
 # Names of ROS packages; what else is imported is Python's own or pip's.
-ROS = re.compile(
-    r'^(rclpy|launch\w*|\w+_msgs(_py)?|std_srvs|builtin_interfaces|rcl_interfaces|tf2_ros|cv_bridge|tf_\w+)$'
-)
+ROS = re.compile(r'^(rclpy|launch\w*|\w+_msgs(_py)?|std_srvs|\w+_interfaces|tf2_ros|tf_transformations|cv_bridge)$')
 # Where the name to import is not the name to install.
 PIP_NAMES = {'cv2': 'opencv-python-headless', 'PIL': 'pillow', 'ruamel': 'ruamel.yaml'}
 
@@ -107,18 +105,28 @@ def test_the_wheel_runs_the_demo_by_itself(wheel):
 def test_the_wheel_holds_our_packages_and_no_others(wheel):
     tops = {name.split('/')[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.startswith('vggt_ros-')} == {'vggt', 'vggt_ros'}
-    assert not [
-        name for name in wheel.namelist() if name.endswith('/node') and '/scripts/' in name
-    ]  # would hide Node.js
+    # pip would put it into bin/, in front of Node.js.
+    assert not [name for name in wheel.namelist() if name.endswith('/scripts/node')]
 
 
 def test_ros2_run_finds_the_node_where_it_looks(wheel):
     (node,) = (entry for entry in wheel.infolist() if entry.filename.endswith('lib/vggt_ros/node'))
     assert node.external_attr >> 16 & 0o111, 'not executable'
     assert wheel.read(node).startswith(b'#!/usr/bin/env python3\n')
-    for name in (
-        'ament_index/resource_index/packages/vggt_ros',
-        'vggt_ros/package.xml',
-        'vggt_ros/launch/vggt.launch.py',
-    ):
-        assert [entry for entry in wheel.namelist() if entry.endswith(f'share/{name}')], name
+    shared = {entry.partition('/share/')[2] for entry in wheel.namelist()}
+    assert {'ament_index/resource_index/packages/vggt_ros', 'vggt_ros/package.xml'} <= shared
+    for folder, pattern in (('launch', '*.launch.py'), ('config', '*.yaml'), ('rviz', '*.rviz')):
+        assert {f'vggt_ros/{folder}/{path.name}' for path in (ROOT / folder).glob(pattern)} <= shared
+
+
+def test_what_is_installed_needs_nothing_that_is_not():
+    assert imported_packages('vggt', 'vggt_ros').isdisjoint({'training', 'pypi_ros', 'test', 'benchmarks'})
+
+
+def test_the_offline_command_line_starts_where_ros_is_not_installed():
+    hidden = [name for name in imported_packages('vggt_ros', 'launch') if ROS.match(name)]
+    script = f'import sys\nfor name in {hidden}: sys.modules[name] = None\n'
+    script += "sys.argv = ['vggt_ros', 'run', '--help']\nfrom vggt_ros.cli import main\nmain()\n"
+    shown = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert '--out' in shown.stdout
