@@ -10,7 +10,9 @@ from scene import assert_on_truth
 
 from vggt import VGGT, StreamingVGGT, VGGTConfig
 from vggt.config import CameraHeadConfig, DenseHeadConfig
+from vggt_ros.core import predictor as predictor_module
 from vggt_ros.core.config import Config
+from vggt_ros.core.devices import resolve_device, resolve_precision
 from vggt_ros.core.errors import ConfigError, PredictionError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
@@ -219,13 +221,15 @@ def test_a_width_that_patches_do_not_fill_is_refused(network):
 
 
 def test_no_gpu_is_told_once_and_only_auto_falls_back(monkeypatch, caplog):
-    from vggt_ros.core.devices import resolve_device, resolve_precision
-
     monkeypatch.setattr(torch.version, 'cuda', None)
+    monkeypatch.setattr(predictor_module, 'load_vggt', lambda *_, **__: VGGT(TINY))
     with caplog.at_level(logging.WARNING):
-        assert resolve_device(config_of().model) == torch.device('cpu')
+        assert make_predictor(config_of()).network.device == torch.device('cpu')
     assert len(caplog.records) == 1
     assert 'without CUDA' in caplog.text
+    caplog.clear()
+    make_predictor(config_of(device='cpu'))
+    assert not caplog.records
     with pytest.raises(ConfigError, match=r'cuda:0 cannot be used: .*without CUDA.*set device to cpu'):
         resolve_device(config_of(device='cuda:0').model)
     for name in ('gpu', 'cuda:', 'cuda:x', 'cpu:0', 'mps'):

@@ -18,14 +18,10 @@ def resolve_device(config: ModelConfig) -> torch.device:
     """The device that config.device names.
 
     Raises:
-        ConfigError: no such device here; says why and what to do. Only 'auto' falls back to the CPU, with a warning.
+        ConfigError: no such device here; says why and what to do. Only 'auto' falls back to the CPU; see warn_if_slow.
     """
     if config.device == 'auto':
-        reason = _why_no_cuda(0)
-        if reason is None:
-            return torch.device('cuda', 0)
-        log.warning('running on the CPU, which is slow: %s; set device to cpu if that is meant', reason)
-        return torch.device('cpu')
+        return torch.device('cpu') if _why_no_cuda(0) else torch.device('cuda', 0)
     if config.device == 'cpu':
         return torch.device('cpu')
     name, _, number = config.device.partition(':')
@@ -36,6 +32,12 @@ def resolve_device(config: ModelConfig) -> torch.device:
     if reason is not None:
         raise ConfigError(f'device {config.device} cannot be used: {reason}; or set device to cpu, or to auto')
     return torch.device('cuda', index)
+
+
+def warn_if_slow(config: ModelConfig, device: torch.device) -> None:
+    """Say so, with the reason, where 'auto' had to take the CPU."""
+    if config.device == 'auto' and device.type == 'cpu':
+        log.warning('running on the CPU, which is slow: %s; set device to cpu if that is meant', _why_no_cuda(0))
 
 
 def resolve_precision(config: ModelConfig, device: torch.device) -> torch.dtype:

@@ -15,7 +15,7 @@ from vggt.pose_encoding import decode_pose_encoding
 from vggt.preprocessing import ImageTransform, ModelImage, resize_keeping_aspect, stack_window
 from vggt.weights import load_vggt
 from vggt_ros.core.config import Config
-from vggt_ros.core.devices import resolve_device, resolve_precision
+from vggt_ros.core.devices import resolve_device, resolve_precision, warn_if_slow
 from vggt_ros.core.errors import ConfigError, PredictionError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
@@ -159,9 +159,11 @@ def load_network(config: Config) -> StreamingVGGT:
     dtype = resolve_precision(config.model, device)
     try:
         model = load_vggt(config.model.source, heads=HEADS, local_files_only=config.model.local_files_only)
-        return StreamingVGGT(model, device=device, dtype=dtype, heads=HEADS)
+        network = StreamingVGGT(model, device=device, dtype=dtype, heads=HEADS)
     except VGGTError as error:
         raise ConfigError(str(error)) from error
+    warn_if_slow(config.model, device)
+    return network
 
 
 def fitting_width(height: int, width: int, image_size: int, patch_size: int) -> int:
