@@ -79,6 +79,9 @@ def glb_scene(xyz: np.ndarray, rgb: np.ndarray, world_from_cams: np.ndarray, asp
         xyz, rgb: [N, 3] points in the map and [N, 3] uint8 colours.
         world_from_cams: [M, 4, 4] poses of the optical frames.
         aspect: half width and half height of the image at distance 1: the frustum's shape.
+
+    Raises:
+        OutputError: there is nothing to show; a glTF file cannot be empty.
     """
     import trimesh
 
@@ -91,6 +94,8 @@ def glb_scene(xyz: np.ndarray, rgb: np.ndarray, world_from_cams: np.ndarray, asp
     if len(world_from_cams) > 1:
         path = np.stack([world_from_cams[:-1, :3, 3], world_from_cams[1:, :3, 3]], axis=1)
         scene.add_geometry(_lines(path, (30, 110, 255)), geom_name='path', node_name='path')
+    if not scene.geometry:
+        raise OutputError('a scene needs points or cameras, got neither')
     scene.apply_transform(GLTF_FROM_MAP)
     return scene.export(file_type='glb')
 

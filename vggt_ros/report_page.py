@@ -293,7 +293,9 @@ def _from_above(report: Report) -> str:
         return ABOVE_SIZE / 2 - (points[:, 1::-1] - centre[::-1]) * scale  # (u, v) of (x, y)
 
     under = _below_ceiling(xyz, centres)
-    image = _splat(to_pixels(xyz[under]), rgb[under], xyz[under, 2])
+    # A raster in which a splat of 3 covers a voxel: finer, and a floor would look like a sieve.
+    raster = int(np.clip(2.5 * extent / report.config.cloud.voxel_size, 120, ABOVE_SIZE))
+    image = _splat(to_pixels(xyz[under]) * raster / ABOVE_SIZE, rgb[under], xyz[under, 2], raster)
     _, data = cv2.imencode('.png', image)
     picture = (
         f'<image width="{ABOVE_SIZE}" height="{ABOVE_SIZE}" '
@@ -321,15 +323,15 @@ def _below_ceiling(xyz: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return xyz[:, 2] < top + 0.25 * max(top - floor, 0.1)
 
 
-def _splat(pixels: np.ndarray, rgb: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """[N, 2] pixels painted from the lowest to the highest, 3 pixels wide: [H, W, 4] uint8 BGRA."""
-    image = np.zeros((ABOVE_SIZE, ABOVE_SIZE, 4), np.uint8)
+def _splat(pixels: np.ndarray, rgb: np.ndarray, heights: np.ndarray, size: int) -> np.ndarray:
+    """[N, 2] pixels painted from the lowest to the highest, 3 pixels wide: [size, size, 4] uint8 BGRA."""
+    image = np.zeros((size, size, 4), np.uint8)
     order = np.argsort(heights, kind='stable')
     uv = np.round(pixels[order]).astype(np.int64)
     colours = np.concatenate([rgb[order, ::-1], np.full((len(order), 1), 255, np.uint8)], axis=1)
     for du, dv in ((-1, -1), (1, -1), (-1, 1), (1, 1), (0, 1), (1, 0), (0, -1), (-1, 0), (0, 0)):
         u, v = uv[:, 0] + du, uv[:, 1] + dv
-        inside = (u >= 0) & (u < ABOVE_SIZE) & (v >= 0) & (v < ABOVE_SIZE)
+        inside = (u >= 0) & (u < size) & (v >= 0) & (v < size)
         image[v[inside], u[inside]] = colours[inside]
     return image
 

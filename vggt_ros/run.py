@@ -192,7 +192,8 @@ def write_files(report: Report, out: Path) -> None:
     """Write everything but the bag into the folder of results; what cannot be written does not keep back the rest."""
     errors = []
     poses = np.array(report.poses).reshape(-1, 4, 4)
-    report.files = dict(FILES)
+    has_scene = len(report.cloud[0]) + len(poses) > 0
+    report.files = {name: text for name, text in FILES.items() if name != 'scene.glb' or has_scene}
     makers: dict[str, Callable[[], bytes]] = {
         'trajectory_tum.txt': lambda: tum_trajectory(report.stamps_ns, poses).encode(),
         'summary.json': lambda: json.dumps(report.summary(), indent=2).encode(),
@@ -200,6 +201,8 @@ def write_files(report: Report, out: Path) -> None:
         'cloud.ply': lambda: ply_cloud(*report.cloud),
         'scene.glb': lambda: glb_scene(*report.cloud, poses, report.aspect),
     }
+    if not has_scene:
+        del makers['scene.glb']
     for name, make in makers.items():  # the small ones first: a full disk takes the others
         try:
             write_atomically(out / name, make())

@@ -1,0 +1,176 @@
+"""The command line: flags, messages, exit codes; each command in a process of its own where that matters."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recordings import REPOSITORY, camera_bag
+
+from vggt_ros import cli, doctor
+from vggt_ros.core.config import Config, settings
+from vggt_ros.core.errors import ConfigError
+from vggt_ros.doctor import Finding, Level
+from vggt_ros.flags import config_from_flags
+
+
+def parse(*arguments: str):
+    return cli._parser('run').parse_args(['run', 'x', *arguments])
+
+
+def test_every_setting_but_the_subscriptions_has_a_flag():
+    options = {
+        option for action in cli._parser('run')._subparsers._group_actions[0].choices['run']._actions
+        for option in action.option_strings
+    }  # fmt: skip
+    expected = {f'--{one.name.replace("_", "-")}' for one in settings() if one.section != 'input'}
+    assert expected <= options
+
+
+def test_flags_become_settings_and_nothing_else_changes():
+    config = config_from_flags(
+        parse('--model', 'some/model', '--window-size', '6', '--no-publish-odom-to-base-tf', '--scale-source', 'fixed')
+    )
+    changed = {name: value for name, value in config.values().items() if value != Config().values()[name]}
+    assert changed == {
+        'model_id': 'some/model',
+        'window_size': 6,
+        'publish_odom_to_base_tf': False,
+        'scale_source': 'fixed',
+    }
+
+
+def test_values_out_of_range_are_refused_by_name():
+    with pytest.raises(ConfigError, match='window_stride must be at most window_size'):
+        config_from_flags(parse('--window-size', '2', '--window-stride', '3'))
+    with pytest.raises(ConfigError, match='min_depth must be at least 0'):
+        config_from_flags(parse('--min-depth', '-1'))
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, '-m', 'vggt_ros.cli', *arguments], capture_output=True, text=True, env=environment, timeout=100
+    )
+
+
+def test_help_names_the_commands_without_loading_anything_heavy():
+    code = 'import sys; from vggt_ros import cli; cli._parser(""); print([*{"torch", "rclpy", "cv2"} & {*sys.modules}])'
+    environment = {**os.environ, 'PYTHONPATH': str(REPOSITORY)}
+    loaded = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=environment, check=True)
+    assert loaded.stdout.strip() == '[]'
+    shown = call('--help')
+    assert shown.returncode == 0
+    assert all(name in shown.stdout for name in ('run', 'replay', 'demo', 'doctor'))
+
+
+def test_a_run_from_the_shell(tmp_path: Path):
+    done = call('run', str(camera_bag(tmp_path / 'bag', 5)), '--out', str(tmp_path / 'out'), '--backend', 'fake')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(tmp_path / 'out' / 'report.html')
+    assert json.loads((tmp_path / 'out' / 'summary.json').read_text())['frames'] == 5
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (['run', 'nothing.mcap'], 'nothing.mcap does not exist'),
+        (['run', 'BAG', '--topic', '/left'], 'no topic /left'),
+        (['run', 'BAG', '--window-stride', '99'], 'window_stride must be at most'),
+        (['run', 'BAG', '--only', '/odom'], '--only knows'),
+        (['run', 'BAG', '--model', 'nothing.safetensors', '--device', 'cpu'], 'nothing.safetensors'),
+    ],
+)
+def test_errors_are_one_line_and_code_2(
+    tmp_path: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    bag = camera_bag(tmp_path / 'bag', 2)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([str(bag) if word == 'BAG' else word for word in arguments]) == cli.OUR_ERROR
+    said = capsys.readouterr().err
+    assert said.startswith('vggt_ros: ')
+    assert words in said
+    assert 'Traceback' not in said
+
+
+def test_results_go_to_runs_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    camera_bag(tmp_path / 'drive', 3)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(['run', 'drive', '--backend', 'fake', '--quiet']) == 0
+    assert (tmp_path / 'runs' / 'drive' / 'report.html').exists()
+
+
+def test_an_interruption_is_130(monkeypatch: pytest.MonkeyPatch):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, 'main', interrupt)
+    assert cli.main(['doctor']) == cli.INTERRUPTED
+
+
+@pytest.mark.parametrize('level, code', [(Level.OK, 0), (Level.WARN, 0), (Level.FAIL, 1)])
+def test_the_doctor_fails_on_failures_only(
+    level: Level, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(doctor, 'examine', lambda model: iter([Finding('gpu', level, 'as it is', 'do this')]))
+    assert cli.main(['doctor']) == code
+    shown = capsys.readouterr().out
+    assert level.value in shown
+    assert '-> do this' in shown
+    assert cli.main(['doctor', '--json']) == code
+    assert json.loads(capsys.readouterr().out)[0] == {
+        'subject': 'gpu', 'level': level.value, 'text': 'as it is', 'mend': 'do this',
+    }  # fmt: skip
+
+
+def findings(**replaced: object) -> dict[str, Finding]:
+    return {finding.subject: finding for finding in doctor._packages()}
+
+
+def test_the_doctor_names_the_command_for_a_missing_package(monkeypatch: pytest.MonkeyPatch):
+    assert findings()['bags'].level is Level.OK
+    monkeypatch.setattr(doctor, '_is_importable', lambda name: name not in ('trimesh', 'rclpy'))
+    missing = findings()['bags']
+    assert missing.level is Level.FAIL
+    assert missing.mend.endswith('-m pip install trimesh')
+    monkeypatch.setenv('ROS_DISTRO', 'jazzy')
+    (ros,) = doctor._ros()
+    assert ros.mend == 'sudo apt install ros-jazzy-rclpy'
+
+
+def test_the_doctor_looks_for_weights_without_loading_them(tmp_path: Path):
+    (tmp_path / 'mine.safetensors').write_bytes(b'0' * 1000)
+    assert doctor._weights(str(tmp_path / 'mine.safetensors')).level is Level.OK
+    assert doctor._weights(str(tmp_path / 'gone.safetensors')).level is Level.FAIL
+    assert doctor._weights('micro').level is Level.FAIL
+    hub = doctor._weights('nobody/has-cached-this')
+    assert (hub.level, hub.mend) == (Level.WARN, 'hf download nobody/has-cached-this')
+
+
+def test_the_doctor_sees_a_camera_and_what_it_lacks(monkeypatch: pytest.MonkeyPatch):
+    rclpy = pytest.importorskip('rclpy', reason='rclpy is not importable: source ROS 2, or run `make test`')
+    from rclpy.context import Context
+    from sensor_msgs.msg import CameraInfo, Image
+
+    domain = 1 + (os.getpid() + 50) % 100
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    context = Context()
+    rclpy.init(context=context, domain_id=domain)
+    try:
+        node = rclpy.create_node('camera', context=context)
+        node.create_publisher(Image, '/left/image_raw', 5)
+        node.create_publisher(CameraInfo, '/left/camera_info', 5)
+        node.create_publisher(Image, '/right/image_raw', 5)
+        found = {finding.text.split()[0]: finding for finding in doctor._topics()}
+    finally:
+        rclpy.shutdown(context=context)
+    assert found['/left/image_raw'].level is Level.OK
+    assert '1 publishers, reliable' in found['/left/image_raw'].text
+    assert found['/right/image_raw'].level is Level.WARN
+    assert 'nobody publishes /right/camera_info' in found['/right/image_raw'].mend
