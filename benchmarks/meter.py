@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ class Part:
     """What one part of the network cost in one run."""
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of this process, all threads: what is left of a measurement on a busy machine
     flops: int = 0
     peak_bytes: int = 0  # above what was in use before the run: weights are not counted
 
@@ -58,17 +60,18 @@ class Meter:
         """Begin one run; with a counter operations are counted and the times mean nothing."""
         self.parts, self.counter = {}, counter
         self._synchronise()
+        return_free_memory()
         self._forget_peak()
         self._base, self._peak = self._in_use(), 0
-        self._begin = time.perf_counter()
+        self._begin = clocks()
 
     def stop(self) -> dict[str, Part]:
         """End the run; the whole is under 'total'."""
         self._synchronise()
-        seconds = time.perf_counter() - self._begin
+        wall, cpu = (now - then for now, then in zip(clocks(), self._begin, strict=True))
         self._note_peak()
         flops = self.counter.get_total_flops() if self.counter else 0
-        self.parts['total'] = Part(seconds, flops, self._peak)
+        self.parts['total'] = Part(wall, cpu, flops, self._peak)
         return self.parts
 
     def _enter(self, name: str) -> None:
@@ -76,12 +79,14 @@ class Meter:
         self._note_peak()
         self._forget_peak()
         self._flops_before = self.counter.get_total_flops() if self.counter else 0
-        self._entered = time.perf_counter()
+        self._entered = clocks()
 
     def _leave(self, name: str) -> None:
         self._synchronise()
         part = self.parts.setdefault(name, Part())
-        part.seconds += time.perf_counter() - self._entered
+        wall, cpu = (now - then for now, then in zip(clocks(), self._entered, strict=True))
+        part.seconds += wall
+        part.cpu_seconds += cpu
         if self.counter:
             part.flops += self.counter.get_total_flops() - self._flops_before
         part.peak_bytes = max(part.peak_bytes, self._note_peak())
@@ -109,6 +114,17 @@ class Meter:
     def _synchronise(self) -> None:
         if self.device.type == 'cuda':
             torch.cuda.synchronize(self.device)
+
+
+def clocks() -> tuple[float, float]:
+    """Wall and processor seconds."""
+    return time.perf_counter(), time.process_time()
+
+
+def return_free_memory() -> None:
+    """Hand what the allocator keeps for later back to the system, or a peak would hide in it."""
+    with suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL('libc.so.6').malloc_trim(0)
 
 
 def _status_bytes(key: str) -> int:

@@ -29,6 +29,7 @@ from benchmarks.forms import PARTS, Workload, build, groups
 from benchmarks.meter import Meter, make_counter
 
 ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ('part', 'time [s]', 'spread [s]', 'processor time [s]', 'TFLOP', 'GFLOP/s', 'peak [MB]')
 
 
 def main() -> None:
@@ -128,7 +129,7 @@ def cpu_name() -> str:
 
 def table(result: dict[str, Any]) -> str:
     """Parts of one form: median and spread of the time, operations, rate, peak memory."""
-    rows = ['| part | time [s] | spread [s] | TFLOP | GFLOP/s | peak [MB] |', '|---|---|---|---|---|---|']
+    rows = [f'| {" | ".join(COLUMNS)} |', '|---' * len(COLUMNS) + '|']
     for name in (*PARTS, 'total'):
         if name not in result['runs'][0]:
             continue
@@ -139,6 +140,7 @@ def table(result: dict[str, Any]) -> str:
             name,
             f'{middle:.3f}',
             f'{max(times) - min(times):.3f}',
+            f'{statistics.median(run[name]["cpu_seconds"] for run in result["runs"]):.3f}',
             f'{flops / 1e12:.4f}',
             f'{flops / middle / 1e9:.0f}',
             f'{peak:.0f}',
@@ -150,29 +152,36 @@ def table(result: dict[str, Any]) -> str:
 def comparison(results: dict[str, dict[str, Any]], workload: Workload) -> str:
     """New frames per second of each form, and how that compares with what the operations allow."""
     baseline = 'reference' if 'reference' in results else 'plain'
-    header = ('form', 'new frames/s', f'speed-up over {baseline}', 'allowed by operations', 'peak [MB]')
-    rows = [f'| {" | ".join((*header, "pose differs", "depth differs"))} |', '|---' * 7 + '|']
-    base_seconds, base_flops, _ = summary(results[baseline])
-    base_outputs = results[baseline]['outputs']
+    header = (
+        'form',
+        'new frames/s',
+        f'speed-up over {baseline}',
+        'by processor time',
+        'allowed by operations',
+        'peak [MB]',
+        'pose differs',
+        'depth differs',
+    )
+    rows = [f'| {" | ".join(header)} |', '|---' * len(header) + '|']
+    base = results[baseline]
     for form, result in results.items():
-        seconds, flops, peak = summary(result)
+        seconds = median(result, 'seconds')
         cells = (
             form,
             f'{workload.stride / seconds:.4f}',
-            f'{base_seconds / seconds:.2f}',
-            f'{base_flops / flops:.2f}',
-            f'{peak:.0f}',
-            *(f'{distance(result["outputs"], base_outputs, key):.1e}' for key in ('pose_encoding', 'depth')),
+            f'{median(base, "seconds") / seconds:.2f}',
+            f'{median(base, "cpu_seconds") / median(result, "cpu_seconds"):.2f}',
+            f'{base["flops"]["total"] / result["flops"]["total"]:.2f}',
+            f'{max(run["total"]["peak_bytes"] for run in result["runs"]) / 1e6:.0f}',
+            *(f'{distance(result["outputs"], base["outputs"], key):.1e}' for key in ('pose_encoding', 'depth')),
         )
         rows.append(f'| {" | ".join(cells)} |')
     return '\n'.join(rows)
 
 
-def summary(result: dict[str, Any]) -> tuple[float, int, float]:
-    """Median seconds, operations, and highest peak in MB of one step."""
-    totals = [run['total'] for run in result['runs']]
-    peak = max(total['peak_bytes'] for total in totals) / 1e6
-    return statistics.median(total['seconds'] for total in totals), result['flops']['total'], peak
+def median(result: dict[str, Any], key: str) -> float:
+    """Of the whole step over the timed runs."""
+    return statistics.median(run['total'][key] for run in result['runs'])
 
 
 def distance(ours: dict[str, torch.Tensor], base: dict[str, torch.Tensor], key: str) -> float:
