@@ -27,3 +27,7 @@ class SourceError(VggtRosError):
 
 class OutputError(VggtRosError):
     """A result cannot be written; what was written before is kept."""
+
+
+class TrajectoryError(VggtRosError, ValueError):
+    """Two trajectories cannot be compared."""
