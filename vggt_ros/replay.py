@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from vggt_ros.bag import Recording, open_recording
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
+from vggt_ros.recording import Recording, open_recording
 from vggt_ros.source import Source, is_bag, open_source
 
 log = logging.getLogger(__name__)

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from vggt_ros.bag import BAG_SUFFIXES, STORAGE_SUFFIXES, BagSource
+from vggt_ros.bag import BagSource
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.images import ImageFolderSource
+from vggt_ros.recording import BAG_SUFFIXES, STORAGE_SUFFIXES
 from vggt_ros.static_tf import StaticTransforms
 from vggt_ros.video import VIDEO_SUFFIXES, VideoSource
 

@@ -23,11 +23,12 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.typesys import Stores, get_typestore
 
-from vggt_ros.bag import BagSource, open_recording
+from vggt_ros.bag import BagSource
 from vggt_ros.core.errors import EncodingError, SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.encode import MessageMaker
 from vggt_ros.messages import bag_messages
+from vggt_ros.recording import open_recording
 from vggt_ros.result_bag import ResultBag
 from vggt_ros.source import open_source
 
