@@ -224,7 +224,9 @@ def test_a_pause_within_the_limit_does_not_end_the_window():
     assert [len(update.frames) for update in updates] == [8, 4, 4]
 
 
-@pytest.mark.parametrize('stride, lost', [(4, []), (6, [8, 9, 10, 11]), (8, [8, 9, 10, 11, 12, 13, 14, 15])])
+@pytest.mark.parametrize(
+    'stride, lost', [(1, []), (2, []), (4, []), (6, [8, 9, 10, 11]), (8, [8, 9, 10, 11, 12, 13, 14, 15])]
+)
 def test_frames_of_a_failed_window_get_another_chance_in_the_next(stride, lost):
     class Failing(FakePredictor):
         calls = 0

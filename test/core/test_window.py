@@ -42,11 +42,10 @@ def test_every_frame_is_new_once(size, count):
 def test_frames_of_a_window_that_came_to_nothing_are_new_again():
     buffer = WindowBuffer(WindowConfig(size=3, stride=1))
     frames = [Frame(i, np.zeros((1, 1, 3), np.uint8), 'camera') for i in range(5)]
-    assert [buffer.add(frame) is None for frame in frames[:3]] == [True, True, False]
-    buffer.retract()
-    window = buffer.add(frames[3])
-    assert window.new == tuple(frames[1:4])
-    assert buffer.add(frames[4]).new == (frames[4],)
+    first, second = [window for window in map(buffer.add, frames[:4]) if window is not None]
+    assert (first.new, second.new) == (tuple(frames[:3]), (frames[3],))
+    buffer.retract(second)
+    assert buffer.add(frames[4]).new == (frames[3], frames[4])  # frame 2 was new in the first, which went well
 
 
 def test_after_a_reset_nothing_is_shared():

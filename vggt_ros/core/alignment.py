@@ -103,7 +103,7 @@ def sample_matches(
     before: Prediction, prediction: Prediction, pairs: list[tuple[int, int]], max_points: int
 ) -> Matches:
     """At most max_points pixels of the shared frames, on a regular grid, where both windows know the depth."""
-    known = [np.isfinite(before.depth[i]) & np.isfinite(prediction.depth[j]) for i, j in pairs]
+    known = [_is_depth(before.depth[i]) & _is_depth(prediction.depth[j]) for i, j in pairs]
     total = sum(int(mask.sum()) for mask in known)
     step = max(1, int(math.sqrt(total / max_points)))
     window_before_from_cam, window_from_cam = before.window_from_cam, prediction.window_from_cam
@@ -123,6 +123,10 @@ def sample_matches(
         keep = np.linspace(0, len(columns[0]) - 1, max_points).astype(int)
         columns = [column[keep] for column in columns]
     return Matches(*columns)
+
+
+def _is_depth(depth: np.ndarray) -> np.ndarray:
+    return (depth > 0) & (depth < np.inf)  # NaN compares false
 
 
 def fit_cameras(

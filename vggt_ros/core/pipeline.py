@@ -165,7 +165,7 @@ class Pipeline:
             return self.predictor.predict(window)
         except Exception:
             self.statistics.failures += 1
-            self.windows.retract()
+            self.windows.retract(window)
             raise
 
     def _count(self, seam: Seam) -> None:

@@ -43,9 +43,10 @@ class WindowBuffer:
         """The frames still waiting, as a last and shorter window; None where none wait."""
         return self._emit() if len(self._frames) > self._shared else None
 
-    def retract(self) -> None:
-        """The window just emitted came to nothing: those of its frames that are still here count as new again."""
-        self._shared = 0
+    def retract(self, window: Window) -> None:
+        """The window just emitted came to nothing: its new frames that are still here count as new again."""
+        gone = len(window.frames) - len(self._frames)
+        self._shared = max(0, window.shared - gone)
 
     def reset(self) -> None:
         """Forget everything; the next window shares nothing."""
