@@ -71,9 +71,19 @@ def folders() -> list[Path]:
 
 def load_arrays(name: str) -> dict[str, np.ndarray]:
     """All arrays of a golden file, from VGGT_GOLDENS if it holds it, else from the bundled ones."""
-    path = next(folder / name for folder in [*folders(), BUNDLED] if (folder / name).is_file())
-    with np.load(path) as stored:
+    with np.load(find(name)) as stored:
         return {key: stored[key] for key in stored.files}
+
+
+def load_json(name: str) -> dict[str, Any]:
+    """A golden description, from the same place as its arrays."""
+    content: dict[str, Any] = json.loads(find(name).read_text())
+    return content
+
+
+def find(name: str) -> Path:
+    """The golden file of that name."""
+    return next(folder / name for folder in [*folders(), BUNDLED] if (folder / name).is_file())
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,7 @@ def read_config(description: dict[str, Any]) -> VGGTConfig:
     if 'aggregator' not in description:
         return VGGTConfig()
     aggregator = dict(description['aggregator'])
+    expect(aggregator, qkv_bias=True, proj_bias=True, ffn_bias=True)
     dino = aggregator.pop('dino', None)
     kind = aggregator.pop('patch_embed')
     image_size, patch_size = aggregator.pop('img_size'), aggregator.pop('patch_size')
@@ -144,29 +155,34 @@ def read_config(description: dict[str, Any]) -> VGGTConfig:
 
 
 def _backbone(dino: dict[str, Any], image_size: int, patch_size: int, dim: int) -> BackboneConfig:
-    assert dino.pop('img_size') == image_size
-    assert dino.pop('patch_size') == patch_size
-    assert dino.pop('embed_dim') == dim
-    assert dino.pop('interpolate_antialias', False) is True
-    assert dino.pop('interpolate_offset', 0.1) == 0.0
-    assert dino.pop('block_chunks', 1) == 0
-    return BackboneConfig(**dino)
+    expect(dino, img_size=image_size, patch_size=patch_size, embed_dim=dim, block_chunks=0, ffn_layer='mlp')
+    expect(dino, interpolate_antialias=True, interpolate_offset=0.0, qkv_bias=True, proj_bias=True, ffn_bias=True)
+    return BackboneConfig(**_renamed(dino, drop_path_rate='drop_path'))
+
+
+def expect(arguments: dict[str, Any], **fixed: Any) -> None:
+    """Take out arguments for which our network has one value only; another value is an error."""
+    for key, value in fixed.items():
+        came = arguments.pop(key, value)
+        assert came == value, f'{key} = {came} has no counterpart, only {value}'
 
 
 def _camera_head(description: dict[str, Any]) -> CameraHeadConfig | None:
     arguments = description.get('camera_head')
     if arguments is None:
         return None
-    return CameraHeadConfig(**{key: value for key, value in arguments.items() if key != 'dim_in'})
+    arguments = {key: value for key, value in arguments.items() if key != 'dim_in'}
+    expect(arguments, pose_encoding_type='absT_quaR_FoV', trans_act='linear', quat_act='linear', fl_act='relu')
+    return CameraHeadConfig(**arguments)
 
 
 def _dense_head(description: dict[str, Any], name: str, channels: int) -> DenseHeadConfig | None:
     arguments = description.get(name)
     if arguments is None:
         return None
-    assert arguments.get('output_dim', channels) == channels
-    ignored = ('dim_in', 'output_dim', 'patch_size')
-    return DenseHeadConfig(**_dpt_arguments({k: v for k, v in arguments.items() if k not in ignored}))
+    arguments = {key: value for key, value in arguments.items() if key not in ('dim_in', 'patch_size')}
+    expect(arguments, output_dim=channels, feature_only=False, down_ratio=1, pos_embed=True)
+    return DenseHeadConfig(**_dpt_arguments(arguments))
 
 
 def _track_head(description: dict[str, Any]) -> TrackHeadConfig | None:
@@ -175,13 +191,11 @@ def _track_head(description: dict[str, Any]) -> TrackHeadConfig | None:
         return None
     arguments = dict(arguments)
     extractor = dict(arguments.pop('feature_extractor', {}))
-    assert extractor.pop('feature_only', True) is True
-    assert extractor.pop('down_ratio', 2) == 2
-    assert extractor.pop('pos_embed', False) is False
-    assert extractor.pop('features', arguments['features']) == arguments['features']
-    for ignored in ('dim_in', 'patch_size', 'stride', 'predict_conf'):
-        arguments.pop(ignored, None)
-        extractor.pop(ignored, None)
+    expect(extractor, feature_only=True, down_ratio=2, pos_embed=False, features=arguments['features'])
+    expect(arguments, stride=2, predict_conf=True)
+    for given_elsewhere in ('dim_in', 'patch_size'):
+        arguments.pop(given_elsewhere, None)
+        extractor.pop(given_elsewhere, None)
     return TrackHeadConfig(**_renamed(arguments, iters='iterations'), **_dpt_arguments(extractor))
 
 

@@ -59,6 +59,12 @@ def test_depth_lifts_to_the_points_of_the_reference() -> None:
     torch.testing.assert_close(points, GEOMETRY['world_points'], rtol=1e-5, atol=1e-5)
 
 
+def test_depth_and_camera_branch_of_the_viewer_golden() -> None:
+    glb = {key: torch.from_numpy(value) for key, value in load_arrays('glb.npz').items()}
+    points = world_points_from_depth(glb['pred_depth'][..., 0], glb['pred_extrinsic'], glb['pred_intrinsic'])
+    torch.testing.assert_close(points, glb['pred_world_points_from_depth'], rtol=1e-5, atol=1e-5)
+
+
 def test_projection_as_in_the_reference() -> None:
     pixels, in_cam = project_points(GEOMETRY['proj_points'], GEOMETRY['extrinsic_ok'][0], GEOMETRY['intrinsic_ok'][0])
     torch.testing.assert_close(in_cam.transpose(1, 2), GEOMETRY['proj_cam'], rtol=1e-5, atol=1e-5)

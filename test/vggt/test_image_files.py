@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from golden import BUNDLED, load_arrays
+from golden import load_arrays, load_json
 from PIL import Image
 
 from vggt.errors import InputError
 from vggt.image_files import load_images, load_square_images
 
 PICTURES = load_arrays('preprocess.npz')
-RESULTS = json.loads((BUNDLED / 'preprocess.json').read_text())['results']
+RESULTS = load_json('preprocess.json')['results']
 # Pillow's own resampling may change by one level of 255 between its releases; the goldens are of Pillow 13.
 LEVELS = 0 if Image.__version__.startswith('13.') else 1
 
