@@ -15,6 +15,11 @@ log = logging.getLogger(__name__)
 
 STORAGE_SUFFIXES = ('.mcap', '.db3')
 BAG_SUFFIXES = (*STORAGE_SUFFIXES, '.bag')
+_MEND = {
+    '.mcap': 'mcap recover FILE -o mended.mcap',
+    '.db3': 'sqlite3 FILE ".recover" | sqlite3 mended.db3',
+    '.bag': 'rosbag reindex FILE',
+}
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,10 @@ def open_recording(path: Path | str) -> Recording:
     try:
         return _WholeRecording([path] if path.is_file() or (path / 'metadata.yaml').exists() else parts)
     except SourceError as error:
-        torn = [part for part in parts if part.suffix == '.mcap']
-        if not torn or len(torn) != len(parts) or not any(_is_torn_mcap(part) for part in torn):
+        if not parts or not all(part.suffix == '.mcap' for part in parts) or not any(map(_is_torn_mcap, parts)):
             raise
-        log.warning('%s: reading what is there of it', error)
-        return _TornMcap(torn)
+        log.debug('%s', error)
+        return _TornMcap(parts)
 
 
 class _WholeRecording:
@@ -89,7 +93,9 @@ class _WholeRecording:
             self._reader.open()
         except (AnyReaderError, OSError, ValueError, KeyError, AssertionError, EOFError, TypeError) as error:
             # rosbags checks most, not all, of what a broken file may hold
-            raise SourceError(f'bag {self._name} cannot be read: {error or type(error).__name__}') from error
+            mend = _MEND.get(_suffix(paths[0]), '')
+            way_out = f'; this may mend it: {mend}' if mend else ''
+            raise SourceError(f'bag {self._name} cannot be read: {error or type(error).__name__}{way_out}') from error
         self.is_ros2 = self._reader.is2
         self.topics = {
             name: RecordedTopic(name, info.msgtype or 'several types', info.msgcount, _offered_qos(info.connections))
@@ -190,6 +196,11 @@ def _storage_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     return sorted(part for part in path.iterdir() if part.suffix in STORAGE_SUFFIXES)
+
+
+def _suffix(path: Path) -> str:
+    """Of the files in which the bag lies."""
+    return next((part.suffix for part in _storage_files(path)), '')
 
 
 def _is_torn_mcap(path: Path) -> bool:

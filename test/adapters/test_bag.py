@@ -243,10 +243,19 @@ def test_a_recording_that_says_nothing_readable_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize('name', ['broken.mcap', 'broken.db3', 'broken.bag'])
 @pytest.mark.parametrize('content', [b'', b'not a bag at all, whatever its name says' * 10])
-def test_a_file_that_is_no_bag_is_refused_by_name(tmp_path: Path, name: str, content: bytes):
+def test_a_file_that_is_no_bag_is_refused_by_name_with_what_may_mend_it(tmp_path: Path, name: str, content: bytes):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(SourceError, match=name):
+    with pytest.raises(SourceError, match=rf'{name} cannot be read.*mend it: (mcap recover|sqlite3|rosbag reindex)'):
         open_source(tmp_path / name)
+
+
+def test_a_truncated_database_is_refused(tmp_path: Path):
+    """SQLite keeps its index in the file's own pages: without all of them it gives nothing."""
+    bag = camera_bag(tmp_path / 'bag', 6, storage=StoragePlugin.SQLITE3)
+    (file,) = bag.glob('*.db3')
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    with pytest.raises(SourceError, match=r'malformed.*mend it: sqlite3'):
+        open_source(bag)
 
 
 def test_a_damaged_middle_gives_what_comes_before_and_then_an_error(tmp_path: Path):
