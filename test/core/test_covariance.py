@@ -45,12 +45,14 @@ def test_worse_seams_weigh_more():
     first = seam(SeamStatus.FIRST)
     good = seam(SeamStatus.ALIGNED, residual=0.01, rotation_deg=0.1)
     bad = seam(SeamStatus.ALIGNED, residual=0.10, rotation_deg=2.0)
+    doubted = seam(SeamStatus.DEGENERATE, residual=0.01, rotation_deg=0.1)  # of the few that agree by chance
     none = seam(SeamStatus.DEGENERATE, rotation_deg=0.1)  # no point agreed
     held = seam(SeamStatus.HELD)
     variances = [np.diag(one) for one in (first, good, bad, held)]
     assert all((a < b).all() for a, b in pairwise(variances))
     np.testing.assert_allclose(np.diag(held)[:3], 2.0**2)  # depth 4 at half a unit each
     np.testing.assert_allclose(np.diag(none)[:3], 2.0**2)
+    np.testing.assert_allclose(np.diag(doubted)[:3], 0.2**2)
     assert np.diag(good)[0] == 0.01**2
 
 

@@ -79,6 +79,18 @@ def test_frames_that_were_not_decoded_do_not_shift_the_percentile():
     assert abs(is_valid[2:].mean() - 0.5) < 0.05
 
 
+def test_a_frame_without_a_pose_has_no_depth_and_no_points():
+    poses = submap_of().prediction.cam_from_window.copy()
+    poses[2] = np.nan
+    whole, one = Map(config_of(voxel_size=1e-4)), Map(config_of(voxel_size=1e-4))
+    whole.insert(submap_of())
+    update = one.insert(submap_of(cam_from_window=poses))
+    assert [np.isfinite(frame.depth).any() for frame in update.frames] == [True, True, False, True]
+    assert len(one.points()[0]) == len(whole.points()[0]) * 3 // 4
+    np.testing.assert_array_equal(update.frames[2].map_from_cam, update.frames[1].map_from_cam)
+    assert update.frames[2].covariance[0, 0] >= 9999 > update.frames[3].covariance[0, 0]
+
+
 def test_every_voxel_that_a_dense_cloud_fills_is_in_the_map_or_beside_one():
     # near pixels are left out where they crowd a voxel; what is seen must not be thinner for it
     fine, coarse = Map(config_of(voxel_size=1e-3)), Map(config_of(voxel_size=0.25))

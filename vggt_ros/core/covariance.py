@@ -18,6 +18,7 @@ from vggt_ros.core.prediction import Prediction
 STEP_SHARE = 0.01  # of the way between two frames: standard deviation of its length, assumed
 WINDOW_ROTATION = math.radians(0.3)  # standard deviation of a window's turn, assumed
 HELD_ROTATION = math.radians(30.0)  # of a camera that was not seen to move
+DOUBTED_SHIFT = 0.1  # of the depth: where points do not agree they lie further apart than this (alignment.AGREE)
 START = np.eye(6) * 1e-8  # the first camera defines the map; consumers ask for positive (a tenth of a millimetre)
 LOST = np.eye(6) * 9999.0  # what rtabmap reads as lost: CoreWrapper.cpp, covariance of 9999 and more
 
@@ -51,8 +52,10 @@ def seam_covariance(placement: Placement, prediction: Prediction) -> np.ndarray:
         return np.zeros((6, 6))
     if seam.status is SeamStatus.HELD:
         return _diagonal(depth, HELD_ROTATION)
-    residual = seam.residual if math.isfinite(seam.residual) else depth
-    return _diagonal(residual, math.hypot(WINDOW_ROTATION, math.radians(seam.rotation_deg)))
+    shift = seam.residual if math.isfinite(seam.residual) else depth
+    if seam.status is SeamStatus.DEGENERATE:
+        shift = max(shift, DOUBTED_SHIFT * depth)
+    return _diagonal(shift, math.hypot(WINDOW_ROTATION, math.radians(seam.rotation_deg)))
 
 
 def _median_depth(prediction: Prediction) -> float:

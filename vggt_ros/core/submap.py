@@ -225,7 +225,7 @@ class Map:
 
 
 def validity(prediction: Prediction, scale: float, config: CloudConfig, start: int = 0) -> np.ndarray:
-    """[S - start, h, w] whether a depth is to be trusted: by confidence, by range in map units, and known at all.
+    """[S - start, h, w] whether a depth is to be trusted: by confidence and range in map units, in a frame with a pose.
 
     Args:
         prediction: a window.
@@ -237,7 +237,7 @@ def validity(prediction: Prediction, scale: float, config: CloudConfig, start: i
     sampled = sampled[np.isfinite(sampled)]
     least = np.percentile(sampled, config.confidence_percentile) if sampled.size else 0.0
     farthest = config.max_depth if config.max_depth > 0 else np.inf
-    depth = prediction.depth[start:]
+    depth = np.where(prediction.is_posed[start:, None, None], prediction.depth[start:], np.float32('nan'))
     is_confident = prediction.confidence[start:] >= max(least, config.confidence_threshold)
     # NaN compares false: unknown stays unknown
     return is_confident & (depth > 0) & (depth >= config.min_depth / scale) & (depth < farthest / scale)
