@@ -1,6 +1,6 @@
 """Alternating attention: within each frame, then over all frames of a scene.
 
-Source: Wang et al., VGGT, CVPR 2025, sec. 3.2; fact sheet section 3.
+Source: Wang et al., VGGT, CVPR 2025, sec. 3.2; docs/network_facts.md sec. 3.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """DINOv2 vision transformer with registers: images to patch tokens, each frame for itself.
 
-Source: Oquab et al., DINOv2, 2023; Darcet et al., Vision Transformers Need Registers, 2023; fact sheet section 2.
+Source: Oquab et al., DINOv2, 2023; Darcet et al., Vision Transformers Need Registers, 2023;
+docs/network_facts.md sec. 2.
 """
 
 from __future__ import annotations

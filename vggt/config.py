@@ -71,7 +71,7 @@ class TrackHeadConfig:
 class VGGTConfig:
     """The whole network. A head that is None is not built; a backbone that is None is one patch convolution.
 
-    Source of the defaults: VGGT-1B, shared fact sheet sections 2 to 7.
+    Source of the defaults: VGGT-1B, docs/network_facts.md sec. 2 to 7.
     """
 
     image_size: int = 518  # width it was made for; a backbone's position embedding has the grid of this square

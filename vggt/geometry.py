@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MIN_QUATERNION_DIVISOR = 0.1  # fact sheet section 5; the best of four candidates is never below it
+MIN_QUATERNION_DIVISOR = 0.1  # docs/network_facts.md sec. 5; the best of four candidates is never below it
 
 
 def rotation_from_quaternion(quaternion: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Picture files to the model's input exactly as the reference prepares them.
 
 For results that must compare with published ones. A robot should use vggt.preprocessing instead: here the aspect
-changes a little by rounding, and tall pictures lose their ends. Source: fact sheet section 9.
+changes a little by rounding, and tall pictures lose their ends. Source: docs/network_facts.md sec. 9.
 """
 
 from __future__ import annotations

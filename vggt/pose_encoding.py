@@ -1,7 +1,7 @@
 """The nine numbers of the camera head, and the camera they mean.
 
 [0:3] translation of cam_from_world, [3:7] quaternion xyzw of its rotation, [7] vertical and [8] horizontal field of
-view in radians. Source: fact sheet sections 4 and 5.
+view in radians. Source: docs/network_facts.md sec. 4 and 5.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The network for a stream of overlapping windows: nothing is computed twice that can be kept, and no more than asked.
 
-Source: fact sheet sections 8 (precision), 13 (cost) and 14 (what overlapping windows can share).
+Source: docs/network_facts.md sec. 8 (precision), 13 (cost) and 14 (what overlapping windows can share).
 """
 
 from __future__ import annotations

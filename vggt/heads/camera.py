@@ -1,7 +1,7 @@
 """Camera head: the camera token of each frame to a pose encoding, refined in a few rounds.
 
-Source: Wang et al., VGGT, CVPR 2025, sec. 3.3; adaptive LayerNorm after Peebles and Xie, DiT, 2023; VGGT fact sheet
-section 4.
+Source: Wang et al., VGGT, CVPR 2025, sec. 3.3; adaptive LayerNorm after Peebles and Xie, DiT, 2023;
+docs/network_facts.md sec. 4.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How well a track's feature matches the neighbourhood of its place, at several scales.
 
-Source: Teed and Deng, RAFT, 2020, sec. 3.2; fact sheet section 7.
+Source: Teed and Deng, RAFT, 2020, sec. 3.2; docs/network_facts.md sec. 7.
 """
 
 from __future__ import annotations

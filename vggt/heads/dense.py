@@ -1,6 +1,6 @@
 """Dense heads: aggregator tokens to one value (depth) or three (world point) and a confidence for each pixel.
 
-Source: Wang et al., VGGT, CVPR 2025, sec. 3.3; fact sheet section 6.
+Source: Wang et al., VGGT, CVPR 2025, sec. 3.3; docs/network_facts.md sec. 6.
 """
 
 from __future__ import annotations

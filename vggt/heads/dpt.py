@@ -1,6 +1,6 @@
 """Dense prediction transformer: four token lists, shallow to deep, fused into one feature map.
 
-Source: Ranftl et al., Vision Transformers for Dense Prediction, 2021; fact sheet section 6 for what differs.
+Source: Ranftl et al., Vision Transformers for Dense Prediction, 2021; docs/network_facts.md sec. 6 for what differs.
 """
 
 from __future__ import annotations

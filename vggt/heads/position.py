@@ -1,6 +1,6 @@
 """Sine position embeddings of feature maps.
 
-Source: VGGT fact sheet section 6 for the grid and the frequencies.
+Source: docs/network_facts.md sec. 6 for the grid and the frequencies.
 """
 
 from __future__ import annotations

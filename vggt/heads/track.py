@@ -1,6 +1,6 @@
 """Track head: where query points of the first frame are in every other frame.
 
-Source: Wang et al., VGGT, CVPR 2025, sec. 3.3; fact sheet section 7.
+Source: Wang et al., VGGT, CVPR 2025, sec. 3.3; docs/network_facts.md sec. 7.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Iterative point tracker: correlate, update, repeat.
 
-Source: Karaev et al., CoTracker, 2023; Wang et al., VGGSfM, 2024; fact sheet section 7 for what VGGT's weights expect.
+Source: Karaev et al., CoTracker, 2023; Wang et al., VGGSfM, 2024;
+docs/network_facts.md sec. 7 for what VGGT's weights expect.
 """
 
 from __future__ import annotations

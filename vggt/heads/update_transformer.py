@@ -1,6 +1,6 @@
 """Transformer of the tracker: attention along time for each track, and between tracks through a few virtual ones.
 
-Source: Karaev et al., CoTracker, 2023, sec. 3; fact sheet section 7.
+Source: Karaev et al., CoTracker, 2023, sec. 3; docs/network_facts.md sec. 7.
 """
 
 from __future__ import annotations

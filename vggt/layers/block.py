@@ -11,7 +11,8 @@ from vggt.layers.mlp import Mlp
 from vggt.layers.rope import RotaryTable
 from vggt.layers.stochastic_depth import add_on_batch_subset, drop_path
 
-SUBSET_ABOVE_RATE = 0.1  # fact sheet section 11: up to this rate single samples are masked, above it they are skipped
+# Up to this rate single samples are masked, above it they are not even computed. Source: docs/network_facts.md sec. 11.
+SUBSET_ABOVE_RATE = 0.1
 
 
 class Block(nn.Module):

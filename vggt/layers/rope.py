@@ -1,7 +1,7 @@
 """Rotary positions on a two-dimensional grid.
 
 Source: Su et al., RoFormer, 2021, eq. 34, applied to rows with the first half of a head's channels and to columns
-with the second; VGGT fact sheet section 3 for the base frequency and the positions.
+with the second; docs/network_facts.md sec. 3 for the base frequency and the positions.
 """
 
 from __future__ import annotations
