@@ -34,6 +34,7 @@ setup(
     # For pip alone; colcon and rosdep read package.xml. ROS itself comes from its installation or requirements/.
     install_requires=[
         'huggingface_hub',
+        'matplotlib',
         'mcap',
         'numpy',
         'opencv-python-headless',

@@ -1,4 +1,4 @@
-"""The command `vggt_ros`: run, replay, demo, doctor."""
+"""The command `vggt_ros`: run, replay, evaluate, demo, doctor."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from vggt_ros.core.errors import VggtRosError
 COMMANDS = {
     'run': ('vggt_ros.run', 'turn a bag, a video or a folder of images into depth, clouds and poses'),
     'replay': ('vggt_ros.replay', 'play a recording into live topics'),
+    'evaluate': ('vggt_ros.evaluate', 'how good a result is, against a true trajectory and measured depth'),
     'demo': ('vggt_ros.demo', 'start the node, replay the clip that ships with the package, check what it publishes'),
     'doctor': ('vggt_ros.doctor', 'what is missing on this machine, and the command that mends it'),
 }

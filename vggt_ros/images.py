@@ -81,7 +81,7 @@ class ImageFolderSource:
             if not words or words[0].startswith('#'):
                 continue
             try:
-                files.append((_seconds_to_ns(words[0]), self.path / words[1]))
+                files.append((seconds_to_ns(words[0]), self.path / words[1]))
             except (InvalidOperation, IndexError) as error:
                 raise SourceError(f'{self.path / name} line {number} must be "stamp file", got {line!r}') from error
         return files
@@ -134,7 +134,7 @@ def _read_image(file: Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _seconds_to_ns(text: str) -> int:
+def seconds_to_ns(text: str) -> int:
     """Decimal seconds -> integer nanoseconds, exactly: a float would be 0.2 us coarse."""
     return round(Decimal(text) * 1_000_000_000)
 
@@ -143,4 +143,4 @@ def _stamp_of_name(name: str) -> int | None:
     """'1403636579763555584' (ns, EuRoC) and '1341841278.842700' (s, TUM) are times; '000012' is a number."""
     if re.fullmatch(r'\d{18,19}', name):
         return int(name)
-    return _seconds_to_ns(name) if re.fullmatch(r'\d+\.\d+', name) else None
+    return seconds_to_ns(name) if re.fullmatch(r'\d+\.\d+', name) else None
