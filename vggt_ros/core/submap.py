@@ -237,10 +237,11 @@ def validity(prediction: Prediction, scale: float, config: CloudConfig, start: i
     sampled = sampled[np.isfinite(sampled)]
     least = np.percentile(sampled, config.confidence_percentile) if sampled.size else 0.0
     farthest = config.max_depth if config.max_depth > 0 else np.inf
-    depth = np.where(prediction.is_posed[start:, None, None], prediction.depth[start:], np.float32('nan'))
-    is_confident = prediction.confidence[start:] >= max(least, config.confidence_threshold)
+    depth = prediction.depth[start:]
+    is_valid = prediction.confidence[start:] >= max(least, config.confidence_threshold)
+    is_valid &= prediction.is_posed[start:, None, None]
     # NaN compares false: unknown stays unknown
-    return is_confident & (depth > 0) & (depth >= config.min_depth / scale) & (depth < farthest / scale)
+    return is_valid & (depth > 0) & (depth >= config.min_depth / scale) & (depth < farthest / scale)
 
 
 def _needed(depth: np.ndarray, pixels_at_unit_depth: float) -> np.ndarray:
