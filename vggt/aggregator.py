@@ -79,7 +79,7 @@ class Aggregator(nn.Module):
             Layer index to [B, S, N, 2C].
         """
         batch, frames = patch_tokens.shape[:2]
-        x = torch.cat((self.special_tokens(batch, frames).to(patch_tokens.dtype), patch_tokens), dim=2)
+        x = torch.cat((self.special_tokens(batch, frames), patch_tokens), dim=2)
         frame_table = self._rotary_table(image_size, x.device)
         global_table = (frame_table[0].repeat(frames, 1, 1), frame_table[1].repeat(frames, 1, 1))
         layers: dict[int, Tensor] = {}

@@ -63,7 +63,7 @@ class Backbone(nn.Module):
         position = self.position_embedding(height // self.patch_size, width // self.patch_size)
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
         registers = self.register_tokens.expand(batch, -1, -1)  # registers have no position
-        x = torch.cat((cls_token, registers, patches + position.to(patches.dtype)), dim=1)
+        x = torch.cat((cls_token, registers, patches + position.to(self.pos_embed.dtype)), dim=1)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)[:, 1 + self.register_tokens.shape[1] :]
