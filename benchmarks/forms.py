@@ -76,7 +76,7 @@ def build_ours(form: str, workload: Workload) -> tuple[nn.Module, Step]:
         def plain_step() -> dict[str, Tensor]:
             with workload.autocast():
                 output = model(images)
-            return {'pose_encoding': output.pose_encoding, 'depth': output.depth}
+            return shared_outputs(output)
 
         return model, plain_step
     stream = StreamingVGGT(model, workload.device, workload.torch_dtype)
@@ -87,9 +87,14 @@ def build_ours(form: str, workload: Workload) -> tuple[nn.Module, Step]:
         fresh = stream.encode(images[new])
         tokens = torch.cat((seen, fresh)) if len(seen) else fresh
         output = stream.predict(tokens, size, frames=new)
-        return {'pose_encoding': output.pose_encoding, 'depth': output.depth}
+        return shared_outputs(output)
 
     return model, streaming_step
+
+
+def shared_outputs(output: Any) -> dict[str, Tensor]:
+    """What all forms give."""
+    return {'pose_encoding': output.pose_encoding, 'depth': output.depth}
 
 
 def build_reference(workload: Workload, path: Path | None) -> tuple[nn.Module, Step]:
