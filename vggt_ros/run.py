@@ -6,8 +6,11 @@ import argparse
 import json
 import logging
 import platform
+import signal
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -108,9 +111,11 @@ class _Job:
             self._process()
         except BaseException as error:
             self.report.failure = 'interrupted' if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
-            self._finish(failed=True)
+            with _undivided():
+                self._finish(failed=True)
             raise
-        self._finish()
+        with _undivided():
+            self._finish()
         return self.report
 
     def _process(self) -> None:
@@ -157,6 +162,10 @@ class _Job:
     def _take(self, update: Update | None) -> None:
         if update is None:
             return
+        with _undivided():
+            self._keep(update)
+
+    def _keep(self, update: Update) -> None:
         with self.report.timings.measure('encode'):
             outputs = self.encoder.encode(update, self.base_from_cam)
         self.report.add_update(update)
@@ -210,6 +219,24 @@ def write_files(report: Report, out: Path) -> None:
             errors.append(error)
     if errors:
         raise OutputError('; '.join(map(str, errors)))
+
+
+@contextmanager
+def _undivided() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the block is through: a window is in all results, or in none."""
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
+        yield
+        return
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if held:
+        raise KeyboardInterrupt
 
 
 class _Notes(logging.Handler):

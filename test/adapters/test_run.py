@@ -43,6 +43,7 @@ from vggt_ros.decode import stamp_ns
 from vggt_ros.encode import MessageMaker
 from vggt_ros.messages import bag_messages
 from vggt_ros.report import Report
+from vggt_ros.result_bag import ResultBag
 from vggt_ros.run import FILES, run
 from vggt_ros.source import open_source
 from vggt_ros.topics import TOPIC, resolve
@@ -283,6 +284,27 @@ def test_a_bad_image_can_be_skipped(tmp_path: Path):
     assert len(report.stamps_ns) == 5
     assert report.counts['skipped'] == 1
     assert any('hologram' in note for note in report.notes)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_never_divides_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int):
+    """The signal comes in the middle of writing the second window: that is finished, and then the run ends."""
+    write, odometry = ResultBag.write, []
+
+    def interrupt(bag: ResultBag, topic: str, stamp: int, message: Any) -> None:
+        write(bag, topic, stamp, message)
+        if topic == '~/odom':
+            odometry.append(stamp)
+            if len(odometry) == 5:  # the first of the two new frames of that window
+                signal.raise_signal(number)
+
+    monkeypatch.setattr(ResultBag, 'write', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_fake(camera_bag(tmp_path / 'bag', 20), tmp_path / 'out')
+    assert len(stamps_of(tmp_path / 'out', '/vggt/path')) == 2
+    assert len(stamps_of(tmp_path / 'out', '/vggt/odom')) == 6
+    assert len(read_tum(tmp_path / 'out' / 'trajectory_tum.txt')) == 6
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class FailingPredictor(FakePredictor):
