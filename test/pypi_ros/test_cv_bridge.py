@@ -117,11 +117,33 @@ def test_eight_bits_span_the_range_of_sixteen(bridge):
     np.testing.assert_array_equal(bridge.imgmsg_to_cv2(image_message(wide, 'mono16'), 'bgr8')[0, 4], [255, 255, 255])
 
 
-def test_depth_is_not_taken_for_a_colour(bridge):
+@pytest.mark.parametrize('desired', ['mono8', 'mono16', 'bgr8', 'rgb8'])
+@pytest.mark.parametrize('encoding,dtype', [('32FC1', np.float32), ('16UC1', np.uint16)])
+def test_depth_is_not_taken_for_a_colour(bridge, encoding, dtype, desired):
+    depth = image_message(np.ones((2, 3), dtype), encoding)
+    with pytest.raises(CvBridgeError):
+        bridge.imgmsg_to_cv2(depth, desired)
+
+
+def test_depth_keeps_what_is_unknown(bridge):
     depth = np.array([[0.5, np.nan, np.inf]], np.float32)
     np.testing.assert_array_equal(bridge.imgmsg_to_cv2(image_message(depth, '32FC1'), '32FC1'), depth)
+    np.testing.assert_array_equal(bridge.imgmsg_to_cv2(image_message(depth, '32FC1'), '64FC1'), depth)
+
+
+def test_a_change_of_type_rounds_and_stays_in_range(bridge):
+    values = np.array([[0.5, 1.5, 2.4, -3.0, 70000.0]], np.float32)
+    found = bridge.imgmsg_to_cv2(image_message(values, '32FC1'), '16UC1')
+    assert found.dtype == np.uint16
+    assert found.tolist() == [[0, 2, 2, 0, 65535]]  # halves go to the even number
+
+
+@pytest.mark.parametrize('pair', [('8UC3', 'rgb8'), ('rgb8', '8UC1'), ('bayer_rggb8', 'rgba8'), ('rgb8', 'yuv422')])
+def test_there_is_no_way_between_some_encodings(bridge, pair):
+    channels = bridge.encoding_to_dtype_with_channels(pair[0])[1]
+    pixels = np.zeros((4, 4) if channels == 1 else (4, 4, channels), np.uint8)
     with pytest.raises(CvBridgeError):
-        bridge.imgmsg_to_cv2(image_message(depth, '32FC1'), 'bgr8')
+        bridge.imgmsg_to_cv2(image_message(pixels, pair[0]), pair[1])
 
 
 @pytest.mark.parametrize('encoding', ['', 'rgb7', 'jpeg', 'RGB8'])

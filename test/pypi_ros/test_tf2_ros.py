@@ -175,8 +175,9 @@ def test_unknown_and_unjoined_frames_are_told_apart(buffer):
     for stamp in (at(1), Time()):
         with pytest.raises(tf2_ros.ConnectivityException):
             buffer.lookup_transform('map', 'other_odom', stamp)
-    with pytest.raises(tf2_ros.TransformException):
+    with pytest.raises(tf2_ros.TransformException) as raised:
         buffer.get_latest_common_time('map', 'other_odom')
+    assert raised.type is tf2_ros.TransformException  # of no narrower kind here
 
 
 @pytest.mark.parametrize('name', ['', '/map'])
@@ -197,6 +198,13 @@ def test_a_frame_seen_from_itself_is_the_identity_even_if_unknown(buffer):
     np.testing.assert_array_equal(matrix_of(found), np.eye(4))
     assert stamp_of(found) == 4 * 10**9
     assert buffer.can_transform('anything', 'anything', at(4))
+
+
+def test_the_latest_time_of_a_frame_with_itself_is_that_of_its_newest_transform(buffer):
+    for stamp in (1, 3, 2):
+        buffer.set_transform(transform('odom', 'base', stamp), 'test')
+    assert buffer.get_latest_common_time('base', 'base').nanoseconds == 3 * 10**9
+    assert stamp_of(buffer.lookup_transform('base', 'base', Time())) == 3 * 10**9
 
 
 def test_all_errors_share_the_base_that_callers_catch():

@@ -22,6 +22,8 @@ _OPENCV_DEPTHS = {
 }
 # Half-height chroma planes follow the image rows; the real cv_bridge refuses them too (vision_opencv#544).
 _PLANAR = ('nv12', 'nv21', 'nv24')
+_YUV = ('yuv422', 'yuv422_yuy2', 'uyvy', 'yuyv')
+_PLAIN_COLOURS = ('mono', 'rgb', 'bgr', 'rgba', 'bgra')
 
 
 class CvBridgeError(TypeError):
@@ -122,12 +124,7 @@ class CvBridge:
 
     def encoding_to_dtype_with_channels(self, encoding: str) -> tuple[str, int]:
         """Name of the numpy type and number of channels of an encoding."""
-        try:
-            _, _, dtype, channels = to_cvtype(encoding)
-        except ImageError as error:
-            raise CvBridgeError(f'image encoding {encoding!r} is not known') from error
-        if encoding in _PLANAR:
-            raise CvBridgeError(f'image encoding {encoding!r} has planes, which cv_bridge does not read')
+        _, _, dtype, channels = _describe(encoding)
         return dtype, channels
 
     def dtype_with_channels_to_cvtype2(self, dtype: np.dtype, n_channels: int) -> str:
@@ -139,23 +136,66 @@ class CvBridge:
 
 
 def _convert(image: np.ndarray, encoding: str, desired: str) -> np.ndarray:
-    """Change colour first and then depth, as cv_bridge does."""
+    """Change colour first and then depth, where cv_bridge does; it is stricter than rosbags-image.
+
+    Source: the rules of getConversionCode in vision_opencv, cv_bridge/src/cv_bridge.cpp.
+    """
     if desired in ('passthrough', encoding):
         return image
+    bits, _, _, channels = _describe(encoding)
+    wanted_bits, _, wanted_dtype, wanted_channels = _describe(desired)
+    colours, wanted_colours = _colours_of(encoding), _colours_of(desired)
+    if wanted_colours is None or colours is None:
+        if wanted_colours is not None:
+            raise CvBridgeError(f'{encoding} says nothing of colour, so it cannot become {desired}')
+        if channels != wanted_channels:
+            raise CvBridgeError(f'{encoding} has {channels} channels, {desired} has {wanted_channels}')
+    elif colours != wanted_colours:
+        is_mosaic = colours.startswith('bayer')
+        if wanted_colours not in _PLAIN_COLOURS or (is_mosaic and wanted_colours.endswith('a')):
+            raise CvBridgeError(f'cannot convert {encoding} to {desired}')
+        image = _change_colours(image, encoding, f'{wanted_colours}{bits}')
+    elif colours not in _PLAIN_COLOURS:
+        raise CvBridgeError(f'cannot convert {encoding} to {desired}')
+    # 8 bits span the full range of 16.
+    scale = {(8, 16): 65535.0 / 255.0, (16, 8): 255.0 / 65535.0}.get((bits, wanted_bits), 1.0)
+    return _change_depth(image, np.dtype(wanted_dtype), scale)
+
+
+def _change_colours(image: np.ndarray, encoding: str, desired: str) -> np.ndarray:
+    if desired.startswith(f'{_colours_of(encoding)}a'):
+        # rgb to rgba: rosbags-image 0.10 takes the number of this conversion, 0, for none at all.
+        return cv2.cvtColor(image, cv2.COLOR_BGR2BGRA)
     try:
-        from_bits, _, from_dtype, _ = to_cvtype(encoding)
-        to_bits, _, to_dtype, _ = to_cvtype(desired)
-        rescaled = {from_dtype, to_dtype} == {'uint8', 'uint16'}
-        # The same colours at the depth we have, such as rgb16 on the way from bayer_rggb16 to rgb8.
-        colour = f'{desired.removesuffix(str(to_bits))}{from_bits}' if rescaled else desired
-        if (encoding[:3], colour[:4]) in (('rgb', 'rgba'), ('bgr', 'bgra')) and 'a' not in encoding:
-            # rosbags-image 0.10 takes the number of this conversion, 0, for none at all.
-            converted = cv2.cvtColor(image, cv2.COLOR_BGR2BGRA)
-        else:
-            converted = np.asarray(convert_color(image, encoding, colour))
+        return np.asarray(convert_color(image, encoding, desired))
     except (ImageError, cv2.error) as error:
         raise CvBridgeError(f'cannot convert {encoding} to {desired}: {error}') from error
-    if not rescaled:
-        return converted
-    # 8 bits span the full range of 16. Source: vision_opencv, cv_bridge/src/cv_bridge.cpp toCvCopyImpl.
-    return cv2.convertScaleAbs(converted, alpha=255.0 / 65535.0) if to_bits == 8 else converted.astype(np.uint16) * 257
+
+
+def _change_depth(image: np.ndarray, dtype: np.dtype, scale: float) -> np.ndarray:
+    """Scaled, rounded to the nearest number and held within the range of the type, as OpenCV converts."""
+    if image.dtype == dtype:
+        return image
+    scaled = image * np.float64(scale)
+    if dtype.kind == 'f':
+        return scaled.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(scaled), limits.min, limits.max).astype(dtype)
+
+
+def _colours_of(encoding: str) -> str | None:
+    """'rgb' of rgb8, 'bayer_rggb' of bayer_rggb16, 'yuv422' of itself; None of OpenCV types such as 16UC1."""
+    if encoding in _YUV:
+        return encoding
+    colours = encoding.removesuffix('8').removesuffix('16')
+    return colours if colours in _PLAIN_COLOURS or colours.startswith('bayer_') else None
+
+
+def _describe(encoding: str) -> tuple[int, object, str, int]:
+    """Bits, colour format, numpy type and channels of an encoding that we read."""
+    if encoding in _PLANAR:
+        raise CvBridgeError(f'image encoding {encoding!r} has planes, which cv_bridge does not read')
+    try:
+        return to_cvtype(encoding)
+    except ImageError as error:
+        raise CvBridgeError(f'image encoding {encoding!r} is not known') from error

@@ -214,7 +214,10 @@ class Buffer:
         with self._changed:
             for frame in (target_frame, source_frame):
                 self._validate(frame)
-            return Time(nanoseconds=self._latest_common_ns(target_frame, source_frame))
+            try:
+                return Time(nanoseconds=self._latest_common_ns(target_frame, source_frame))
+            except TransformException as error:
+                raise TransformException(str(error)) from error  # of no narrower kind, as in tf2_py
 
     def all_frames_as_string(self) -> str:
         """One line for each frame that has a parent."""
@@ -271,9 +274,7 @@ class Buffer:
     def _lookup(self, target: str, source: str, time_ns: int) -> tuple[_Rigid, int]:
         """target_from_source and its time; the lock is held by the caller."""
         if target == source:
-            cache = self._caches.get(target)
-            latest = cache.latest() if cache is not None and not cache.is_static else None
-            return _Rigid.identity(), latest.stamp_ns if time_ns == 0 and latest else time_ns
+            return _Rigid.identity(), time_ns or self._latest_common_ns(target, source)
         self._validate(target)
         self._validate(source)
         if time_ns == 0:
@@ -317,7 +318,14 @@ class Buffer:
         return target_from_fixed @ fixed_from_source, stamp_ns
 
     def _latest_common_ns(self, target: str, source: str) -> int:
-        """The oldest among the newest stamps of the links that join two frames; 0 if all of them are static."""
+        """The oldest among the newest stamps of the links that join two frames; 0 if all of them are static.
+
+        Of a frame and itself: the stamp of the newest link above it.
+        """
+        if target == source:
+            cache = self._caches.get(target)
+            newest = cache.latest() if cache is not None and not cache.is_static else None
+            return newest.stamp_ns if newest is not None else 0
         source_chain, target_chain = self._newest_chain(source), self._newest_chain(target)
         meeting = next((frame for frame in target_chain if frame in source_chain), None)
         if meeting is None:
