@@ -129,7 +129,8 @@ class VggtNode(LifecycleNode):
     def _configure(self, config: Config) -> None:
         start = time.monotonic()
         self._pipeline = Pipeline(config, make_predictor(config))
-        log.info('model %s ready in %.1f s', config.model.source, time.monotonic() - start)
+        name = config.model.source if config.model.backend == 'vggt' else config.model.backend
+        log.info('model %s ready in %.1f s', name, time.monotonic() - start)
         self._outputs = Outputs(self, burst=config.window.size)
         self._configured.callback(self._outputs.destroy)
         if self._transforms is None:
@@ -296,6 +297,10 @@ def main(args: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f'{NODE_NAME.lstrip("/")}: {error}', file=sys.stderr)
         return 1
+    except Exception:
+        if rclpy.ok():
+            raise
+        # SIGTERM ends the context under a call that is under way, and rclpy has several exceptions for that.
     finally:
         _end(node)
     return 0

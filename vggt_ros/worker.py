@@ -211,14 +211,14 @@ class Worker:
             self._encoder.config = self._config = config
 
     def _is_calibration_pending(self) -> bool:
-        """Whether images should go on waiting for the first CameraInfo."""
+        """Whether images, come or to come, should go on waiting for the first CameraInfo."""
         if self.camera_infos.find(0) is not None:
             self._waits_for_calibration = False
             return False
         arrival = self._mailbox.peek_first_arrival()
         timeout_s = self._config.camera.camera_info_timeout_s
         if arrival is None or time.monotonic() - arrival < timeout_s:
-            return arrival is not None
+            return True
         self._waits_for_calibration = False
         self.report.uncalibrated = True
         log.warning(
@@ -303,12 +303,13 @@ class Worker:
         frames = config.frames
         base_from_cam = self._mount.base_from_cam(frames, newest.frame_id, newest.stamp_ns, frames.tf_timeout_s)
         wanted = self._sink.wanted
-        self._was_map_wanted = self._was_map_wanted and MAP in wanted
         corrections = self._correct_odometry(update, base_from_cam)
         encoding = time.monotonic()
         outputs = self._encoder.encode(update, base_from_cam, wanted)
         publishing = time.monotonic()
         self._sink.publish([*corrections, *outputs])
+        has_map = any(output.topic == MAP for output in outputs)
+        self._was_map_wanted = MAP in wanted and (has_map or self._was_map_wanted)
         self.report.add_times(encode=publishing - encoding, write=time.monotonic() - publishing)
         self.report.published += len(update.frames)
         self.report.latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 rclpy = pytest.importorskip('rclpy', reason='rclpy is not importable: source a ROS 2 installation, or run `make test`')
 
+from rclpy.parameter import Parameter  # noqa: E402
 from robot import CLIPS, IMAGE, Clip, NodeProcess, Robot, spinning  # noqa: E402
+
+from vggt_ros.node import VggtNode  # noqa: E402
+from vggt_ros.node import start as start_node_now  # noqa: E402
 
 
 @pytest.fixture(scope='session')
@@ -45,6 +50,7 @@ def run_robot() -> Iterator[Robot]:
     node = Robot(context)
     with spinning(node, context):
         yield node
+    node.destroy_node()
     rclpy.try_shutdown(context=context)
 
 
@@ -72,3 +78,28 @@ def run_nodes(folder: Path) -> Iterator[Callable[..., NodeProcess]]:
         if started.process.poll() is None:
             started.process.kill()
             started.process.wait()
+
+
+@pytest.fixture
+def make_node() -> Iterator[Callable[..., VggtNode]]:
+    """The real node within this process, spun by a thread; not configured unless start is left True."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*, start: bool = True, **parameters: object) -> VggtNode:
+            context = rclpy.Context()
+            rclpy.init(context=context)
+            stack.callback(rclpy.try_shutdown, context=context)
+            parameters = {'backend': 'fake', 'input_reliability': 'reliable', **parameters}
+            node = VggtNode(
+                context=context,
+                parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()],
+                cli_args=['--ros-args', '-r', f'image:={IMAGE}'],
+            )
+            stack.callback(node.destroy_node)  # else its services outlive it, and take calls meant for the next
+            stack.enter_context(spinning(node, context))
+            stack.callback(node.close)
+            if start:
+                assert start_node_now(node)
+            return node
+
+        yield make
