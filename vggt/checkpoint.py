@@ -48,25 +48,28 @@ def read_tensors(path: Path, wanted: Callable[[str], bool], dtype: torch.dtype) 
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f'weights must be a file of {", ".join(SUFFIXES)}, got {path}')
     if path.suffix == '.safetensors':
-        tensors, shapes = _read_safetensors(path, wanted)
+        tensors, shapes = _read_safetensors(path, wanted, dtype)
     else:
-        tensors, shapes = _read_torch(path, wanted)
+        tensors, shapes = _read_torch(path, wanted, dtype)
     if MARKER not in shapes:
         some = ', '.join(list(shapes)[:3]) or 'nothing'
         raise CheckpointError(f'{path} is not a VGGT checkpoint: {MARKER!r} is missing, it holds {some} ...')
-    return {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}, shapes
+    return tensors, shapes
 
 
-def _read_safetensors(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, Tensor], Shapes]:
+def _read_safetensors(
+    path: Path, wanted: Callable[[str], bool], dtype: torch.dtype
+) -> tuple[dict[str, Tensor], Shapes]:
     try:
         with safe_open(path, framework='pt') as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            return {name: file.get_tensor(name) for name in shapes if wanted(name)}, shapes
+            # Converted one by one, so that the file's precision is never in memory as a whole.
+            return {name: _convert(file.get_tensor(name), dtype) for name in shapes if wanted(name)}, shapes
     except SafetensorError as error:
         raise CheckpointError(f'{path} is damaged or cut short ({error}); delete it and download it again') from error
 
 
-def _read_torch(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, Tensor], Shapes]:
+def _read_torch(path: Path, wanted: Callable[[str], bool], dtype: torch.dtype) -> tuple[dict[str, Tensor], Shapes]:
     try:
         content: Any = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
@@ -82,7 +85,11 @@ def _read_torch(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, Te
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f'{path} is not a state dict of tensors; save model.state_dict()')
     shapes = {name: tuple(value.shape) for name, value in content.items()}
-    return {name: value for name, value in content.items() if wanted(name)}, shapes
+    return {name: _convert(value, dtype) for name, value in content.items() if wanted(name)}, shapes
+
+
+def _convert(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def read_config(path: Path | None, shapes: Shapes) -> VGGTConfig:
