@@ -44,6 +44,7 @@ from vggt_ros.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_BUILT = ('ours_loop', 'ours_odometry_scale', 'ours_depth_scale', 'ours_height_scale')
+ALL_ERRORS = Errors()
 CONFIG = Config().with_values({'window_size': 8, 'window_stride': 4, 'intrinsics_mode': 'per_window'})
 
 
@@ -78,7 +79,7 @@ class Run:
         return {'sequence': self.sequence, 'seed': self.seed, **self.figures, 'windows': self.windows, **outliers}
 
 
-def measure(sequence: RgbdSequence, seed: int, errors: Errors = Errors()) -> Run:
+def measure(sequence: RgbdSequence, seed: int, errors: Errors = ALL_ERRORS) -> Run:
     """Run the pipeline once, and judge it and the baseline on the same predictions."""
     predictor = SimulatedPredictor(sequence, seed, errors)
     pipeline = Pipeline(CONFIG, predictor)

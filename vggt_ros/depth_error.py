@@ -42,6 +42,7 @@ class DepthError:
         published: taken as metres.
         trajectory_scaled: times one factor for all, the scale of the trajectory; None where there is none.
         median_scaled: each frame times the factor that makes its median right.
+        flat: what one depth for the whole frame, its true median, would get: a floor that shape must beat.
     """
 
     frames: int
@@ -49,6 +50,7 @@ class DepthError:
     published: DepthScore
     trajectory_scaled: DepthScore | None
     median_scaled: DepthScore
+    flat: DepthScore
 
 
 class DepthFolder:
@@ -117,7 +119,7 @@ def measure_depth(bag: Path, folder: DepthFolder, tolerance_ns: int, scale: floa
     Raises:
         SourceError: no depth in the bag, or none that has a partner.
     """
-    scores: dict[str, list[DepthScore]] = {'published': [], 'trajectory': [], 'median': []}
+    scores: dict[str, list[DepthScore]] = {name: [] for name in ('published', 'trajectory', 'median', 'flat')}
     coverage, seen = [], 0
     for stamp, depth, K in _published_depth(bag):
         seen += 1
@@ -133,6 +135,7 @@ def measure_depth(bag: Path, folder: DepthFolder, tolerance_ns: int, scale: floa
         scores['trajectory'].append(score(d * (1.0 if scale is None else scale), t))
         # Source: Zhou et al., Unsupervised Learning of Depth and Ego-Motion from Video, CVPR 2017, sec. 4.1
         scores['median'].append(score(d * (np.median(t) / np.median(d)), t))
+        scores['flat'].append(score(np.full_like(t, np.median(t)), t))
     if not scores['published']:
         raise SourceError(
             f'of {seen} depth images in {bag} none can be compared with the {len(folder.stamps_ns)} of {folder.path}: '
@@ -144,6 +147,7 @@ def measure_depth(bag: Path, folder: DepthFolder, tolerance_ns: int, scale: floa
         published=_mean(scores['published']),
         trajectory_scaled=None if scale is None else _mean(scores['trajectory']),
         median_scaled=_mean(scores['median']),
+        flat=_mean(scores['flat']),
     )
 
 

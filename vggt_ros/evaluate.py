@@ -79,6 +79,7 @@ class Evaluation:
         poses, reference_poses, matched: of the estimate, of the reference, and pairs of the two.
         path_length: of the matched reference.
         ate_se3, ate_sim3: absolute trajectory error, rms, after the best rigid fit and after the best similarity.
+        ate_standstill: what a camera that never moves would get, in either.
         scale: metres per unit of the estimate, of that similarity; NaN, as ate_sim3, where the estimate stands still.
         per_frame, per_way: relative pose error from frame to frame, and over `way` metres.
         way: metres.
@@ -93,6 +94,7 @@ class Evaluation:
     path_length: float
     ate_se3: float
     ate_sim3: float
+    ate_standstill: float
     scale: float
     per_frame: MotionError
     per_way: MotionError
@@ -159,7 +161,7 @@ def evaluate(
         TrajectoryError: no common time, or too few common poses.
     """
     aligned = align(estimate, reference, tolerance_ns)
-    notes = list(_notes(aligned))
+    notes, centres = _notes(aligned), aligned.reference.centres
     frames = frame_pairs(len(aligned.estimate))
     seams = None
     if starts_ns is not None and aligned.sim3 is not None:
@@ -177,6 +179,7 @@ def evaluate(
         path_length=aligned.reference.path_length,
         ate_se3=rms(position_errors(aligned.se3, aligned.reference)),
         ate_sim3=float('nan') if aligned.sim3 is None else rms(position_errors(aligned.sim3, aligned.reference)),
+        ate_standstill=rms(np.linalg.norm(centres - centres.mean(axis=0), axis=1)),
         scale=aligned.scale,
         per_frame=_motion_error(aligned, frames),
         per_way=per_way,
@@ -199,6 +202,7 @@ def table(result: Evaluation, name: str) -> str:
     """The figures for a terminal."""
     rows = [
         ('ATE, rms', _metres(result.ate_se3), _metres(result.ate_sim3)),
+        ('ATE of a camera that never moves', _metres(result.ate_standstill), _metres(result.ate_standstill)),
         *_motion_rows('per frame', result.per_frame),
         *_motion_rows(f'per {result.way:g} m', result.per_way),
         ('scale, metres per unit', '', _plain(result.scale)),
@@ -308,12 +312,12 @@ def _motion_rows(name: str, error: MotionError) -> list[tuple[str, str, str]]:
 
 
 def _depth_lines(depth: DepthError) -> list[str]:
-    scores = (depth.published, depth.trajectory_scaled, depth.median_scaled)
+    scores = (depth.published, depth.trajectory_scaled, depth.median_scaled, depth.flat)
     rows = [
         ('AbsRel', *('-' if one is None else _plain(one.abs_rel) for one in scores)),
         ('within 1.25', *('-' if one is None else f'{100 * one.within_delta:.1f} %' for one in scores)),
     ]
-    header = (f'depth of {depth.frames} frames', 'as published', "trajectory's scale", 'median of frame')
+    header = (f'depth of {depth.frames} frames', 'as published', "trajectory's scale", 'median of frame', 'a flat wall')
     covered = f'{100 * depth.coverage:.0f} % of the measured pixels have a published depth'
     return [*_columns(header, rows), covered]
 

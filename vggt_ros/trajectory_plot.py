@@ -37,14 +37,13 @@ def plot_trajectory(
     above, over_time = figure.subplots(1, 2)
     _draw_above(above, fits, reference)
     start = reference.stamps_ns[0]
-    for name, estimate in fits:
-        over_time.plot((reference.stamps_ns - start) / 1e9, position_errors(estimate, reference), label=name)
+    for _, estimate in fits:
+        over_time.plot((reference.stamps_ns - start) / 1e9, position_errors(estimate, reference))
     for seam in seams_ns:
         over_time.axvline((seam - start) / 1e9, color='0.85', linewidth=0.8, zorder=0)
     over_time.set(xlabel='time [s]', ylabel='position error [m]', ylim=(0, None))
     if len(seams_ns):
         over_time.set_title('grey: a new window begins', fontsize='medium')
-    over_time.legend()
     image = io.BytesIO()
     figure.savefig(image, format='png', dpi=110)
     return image.getvalue()
