@@ -18,7 +18,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import SetBool, Trigger
 
 from vggt_ros.core.config import Config, settings
-from vggt_ros.core.errors import ConfigError, EncodingError, VggtRosError
+from vggt_ros.core.errors import ConfigError, EncodingError
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import make_predictor
 from vggt_ros.dds import make_room_for_images
@@ -123,7 +123,7 @@ class VggtNode(LifecycleNode):
 
     def _say_failure(self, transition: str, error: Exception) -> None:
         if self.context.ok():  # else the process is told to end, and that is why it failed
-            log.error('cannot %s: %s', transition, error if isinstance(error, VggtRosError) else explain(error))
+            log.error('cannot %s: %s', transition, explain(error))
             log.debug('cannot %s', transition, exc_info=True)
 
     def _configure(self, config: Config) -> None:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
-from vggt_ros.recording import Recording, open_recording
+from vggt_ros.messages import bag_typestore
+from vggt_ros.recording import RecordedTopic, Recording, open_recording
 from vggt_ros.source import Source, is_bag, open_source
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class BagTape:
         self.topics = [
             TapeTopic(one.name, one.type, one.count, _is_latched(one.name, one.qos))
             for one in recording.topics.values()
-            if (one.name in only if only else one.name != '/clock')
+            if (one.name in only if only else one.name != '/clock') and _can_convert(recording, one)
         ]
 
     def __iter__(self) -> Iterator[TapeMessage]:
@@ -311,8 +312,14 @@ def _is_latched(name: str, offered: Collection[Any]) -> bool:
     return name == '/tf_static' or is_transient
 
 
-def _ros1_converter() -> Callable[[Any, str], bytes]:
-    from rosbags.typesys import Stores, get_typestore
+def _can_convert(recording: Recording, topic: RecordedTopic) -> bool:
+    if recording.is_ros2 or topic.type in bag_typestore().types:
+        return True
+    log.warning('%s is left out: its type %s is not known to ROS 2', topic.name, topic.type)
+    return False
 
-    store = get_typestore(Stores.ROS1_NOETIC)
+
+def _ros1_converter() -> Callable[[Any, str], bytes]:
+    """ROS 1 bytes -> CDR, by the types of ROS 2: headers lose their sequence number, the rest keeps its layout."""
+    store = bag_typestore()
     return lambda data, kind: bytes(store.ros1_to_cdr(data, kind))

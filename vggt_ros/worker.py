@@ -7,14 +7,14 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from vggt_ros.core.config import Config, FramesConfig
-from vggt_ros.core.errors import EncodingError, ShapeError
+from vggt_ros.core.errors import EncodingError, ShapeError, VggtRosError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.pipeline import Pipeline
@@ -367,10 +367,18 @@ class Silence:
         return is_over
 
 
-def explain(error: Exception) -> str:
-    """One line about a failed window, with the way out where there is one."""
-    if type(error).__name__ == 'OutOfMemoryError':
+def explain(error: BaseException) -> str:
+    """One line about a failure, with the way out where there is one."""
+    if any(type(one).__name__ == 'OutOfMemoryError' for one in _causes(error)):
         if 'torch' in sys.modules:
             sys.modules['torch'].cuda.empty_cache()
         return 'the GPU is out of memory; lower window_size or input_width, or take precision bf16'
+    if isinstance(error, VggtRosError):
+        return str(error)
     return f'{type(error).__name__}: {error}' if str(error) else type(error).__name__
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
