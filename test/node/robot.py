@@ -87,11 +87,21 @@ class Robot(Node):
             'info': self.create_publisher(CameraInfo, CAMERA_INFO, qos),
         }
 
-    def wait_for_match(self) -> None:
-        """Until the node under test listens to the camera, and we to it."""
+    def wait_for_match(self, node: Any = None) -> None:
+        """Until node and robot hear each other; a node of this process is asked itself."""
         self.wait_until(lambda: all(p.get_subscription_count() for p in self._camera.values()), 'subscriber')
         self.wait_until(lambda: all(s.get_publisher_count() for s in self._results), 'publisher')
-        time.sleep(SETTLE_S)
+        if node is None:
+            time.sleep(SETTLE_S)
+            return
+        ours = {subscription.topic_name for subscription in self._results}
+        self.wait_until(
+            lambda: (
+                all(p.get_subscription_count() for p in node.publishers if p.topic_name in ours)
+                and all(s.get_publisher_count() for s in node._inputs._subscriptions)
+            ),
+            'match at the end of the node',
+        )
 
     def publish_frame(
         self, clip: Clip, i: int, stamp_ns: int | None = None, make: Callable[..., Any] | None = None, info: bool = True

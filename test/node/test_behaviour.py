@@ -36,12 +36,12 @@ def stamps(robot: Robot, topic: str = DEPTH) -> list[int]:
 def test_nothing_is_inferred_while_nobody_listens(robot: Robot, make_node: MakeNode, clip: Clip) -> None:
     robot.start_camera()
     node = make_node(**SMALL, publish_odom_to_base_tf=False)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(6), period_s=0.02)
     time.sleep(0.5)
     assert node._pipeline.statistics.frames == 0
     robot.listen(Image, DEPTH)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(6, 10), node)
     robot.wait_until(lambda: len(robot.received[DEPTH]) == 4, 'depth once somebody listens')
     assert stamps(robot) == clip.stamps_ns[6:10]
@@ -51,7 +51,7 @@ def test_tf_alone_keeps_the_network_running(robot: Robot, make_node: MakeNode, c
     robot.start_camera()
     robot.listen(TFMessage, '/tf')
     node = make_node(**SMALL)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(4), node)
     robot.wait_until(lambda: len(robot.received['/tf']) == 4, 'TF')
 
@@ -71,7 +71,7 @@ def test_bad_images_are_dropped_said_once_and_the_stream_goes_on(
     robot.listen(Image, DEPTH)
     robot.listen(DiagnosticArray, '/diagnostics')
     node = make_node(**SMALL)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     for i, make in enumerate((rgb8, unknown, rgb8, truncated, rgb8, unknown, rgb8)):
         robot.publish_clip(clip, range(i, i + 1), node, make=make)
     robot.wait_until(lambda: len(robot.received[DEPTH]) == 4, 'depth of the good images')
@@ -94,7 +94,7 @@ def test_common_encodings_give_results(robot: Robot, make_node: MakeNode, clip: 
     robot.start_camera()
     robot.listen(Image, '/vggt/rgb/image_rect_color')
     node = make_node(**SMALL)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(4), node, make=lambda header, image: raw_image(header, encoding, pixels(image)))
     robot.wait_until(lambda: len(robot.received['/vggt/rgb/image_rect_color']) == 4, 'results')
     message = robot.received['/vggt/rgb/image_rect_color'][0]
@@ -125,7 +125,7 @@ def test_compressed_images_are_taken(robot: Robot, make_node: MakeNode, clip: Cl
     robot.start_camera(kind=CompressedImage, image=f'{IMAGE}/compressed')
     robot.listen(CameraInfo, '/vggt/depth/camera_info')
     node = make_node(**SMALL, image_transport='compressed')
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(4), node, make=jpeg)
     robot.wait_until(lambda: len(robot.received['/vggt/depth/camera_info']) == 4, 'results')
     # The calibration of the sibling topic was found: the principal point is not that of the network, the middle.
@@ -139,7 +139,7 @@ def test_without_calibration_the_node_waits_then_goes_on_and_says_so(
     robot.start_camera()
     robot.listen(CameraInfo, '/vggt/depth/camera_info')
     node = make_node(**SMALL, camera_info_timeout_s=0.8)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     for i in range(2):
         robot.publish_frame(clip, i, info=False)
     time.sleep(0.4)
@@ -157,7 +157,7 @@ def test_without_tf_optical_outputs_go_on_and_both_frames_are_named(
     for kind, topic in ((Image, DEPTH), (PointCloud2, '/vggt/points'), (Odometry, '/vggt/odom'), (TFMessage, '/tf')):
         robot.listen(kind, topic)
     node = make_node(window_size=4, window_stride=2, tf_timeout_s=0.05)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(6), node)
     robot.wait_until(lambda: len(robot.received['/vggt/points']) == 6, 'clouds in the optical frame')
     assert not robot.received['/vggt/odom']
@@ -183,7 +183,7 @@ def test_the_map_starts_at_the_robot_and_odometry_is_that_of_its_base(
     robot.listen(Odometry, '/vggt/odom')
     robot.listen(PointCloud2, '/vggt/world_points')
     node = make_node(window_size=4, window_stride=2)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(6), node)
     robot.wait_until(lambda: len(robot.received['/vggt/odom']) == 6, 'odometry')
     for message, stamp in zip(robot.received['/vggt/odom'], clip.stamps_ns, strict=False):
@@ -218,7 +218,7 @@ def test_a_slow_network_gets_the_newest_images_evenly_spaced(
     robot.start_camera()
     robot.listen(Odometry, '/vggt/odom')
     node = make_node(**SMALL, max_frame_gap_s=1.0)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     period_s, count = 0.05, 80
     start = time.monotonic()
     for i in range(count):
@@ -251,7 +251,7 @@ def test_a_failing_network_loses_its_window_and_not_the_stream(
     robot.listen(Image, DEPTH)
     robot.listen(DiagnosticArray, '/diagnostics')
     node = make_node(**SMALL)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(8), node)
     # The window of the first four is lost; its newer images get another chance in the next.
     robot.wait_until(lambda: len(robot.received[DEPTH]) == 6, 'results of the windows after')
@@ -264,7 +264,7 @@ def test_stamps_that_go_back_start_a_new_map(robot: Robot, make_node: MakeNode, 
     robot.start_camera()
     robot.listen(Odometry, '/vggt/odom')
     node = make_node(**SMALL)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     for _ in range(2):  # a bag played in a loop
         robot.publish_clip(clip, range(4), node)
     robot.wait_until(lambda: len(robot.received['/vggt/odom']) == 8, 'results of both rounds')
@@ -277,7 +277,7 @@ def test_a_paused_stream_gives_what_waits_for_a_full_window(robot: Robot, make_n
     robot.start_camera()
     robot.listen(Image, DEPTH)
     node = make_node(**SMALL, max_frame_gap_s=1.0)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(3), node)
     robot.wait_until(lambda: len(robot.received[DEPTH]) == 3, 'results of three images, one short of a window')
     assert stamps(robot) == clip.stamps_ns[:3]
@@ -287,7 +287,7 @@ def test_reset_and_enable(robot: Robot, make_node: MakeNode, clip: Clip) -> None
     robot.start_camera()
     robot.listen(Odometry, '/vggt/odom')
     node = make_node(**SMALL)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(4), node)
     robot.wait_until(lambda: len(robot.received['/vggt/odom']) == 4, 'results')
 
@@ -309,7 +309,7 @@ def test_a_changed_setting_holds_from_the_next_window_on(robot: Robot, make_node
     robot.start_camera()
     robot.listen(Image, DEPTH)
     node = make_node(**SMALL)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(4), node)
     robot.wait_until(lambda: len(robot.received[DEPTH]) == 4, 'results')
     (result,) = node.set_parameters([Parameter('publish_frames', value='latest')])
@@ -326,7 +326,7 @@ def test_map_to_odom_corrects_an_odometry_that_is_not_ours(robot: Robot, make_no
     publish_mount(robot)
     wheels = robot.create_publisher(TFMessage, '/tf', 10)
     node = make_node(window_size=4, window_stride=2, publish_odom_to_base_tf=False, publish_map_to_odom_tf=True)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     for i in range(4):
         transform = TransformStamped(child_frame_id='base_link')
         transform.header.frame_id = 'odom'
@@ -361,7 +361,7 @@ def test_results_that_are_too_old_are_dropped(
     robot.start_camera()
     robot.listen(Image, DEPTH)
     node = make_node(**SMALL, max_latency_s=0.2)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(4), node)
     robot.wait_until(lambda: node._worker.report.late == 1, 'late result')
     assert not robot.received[DEPTH]
@@ -381,7 +381,7 @@ def test_the_executor_is_free_while_the_network_works(
     monkeypatch.setattr(FakePredictor, 'predict', predict)
     robot.start_camera()
     node = make_node(**SMALL)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(4), node)
     robot.wait_until(working.is_set, 'work')
     start = time.monotonic()

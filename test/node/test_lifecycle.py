@@ -52,7 +52,7 @@ def test_up_and_down_again_and_again_leaves_nothing_behind(
     # ... and it still works.
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(4), node)
     robot.wait_until(lambda: len(robot.received[DEPTH]) == 4, 'results after all that')
 
@@ -89,7 +89,7 @@ def test_deactivate_publishes_the_window_being_computed(
     robot.start_camera()
     robot.listen(Image, DEPTH)
     node = make_node(**SMALL)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     robot.publish_clip(clip, range(4), node)
     robot.wait_until(working.is_set, 'work')
     assert node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS

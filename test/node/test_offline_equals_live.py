@@ -69,7 +69,7 @@ def test_offline_equals_live_message_by_message(
     for topic in TOPICS:
         robot.listen(ros_messages()[topic.type], resolve(topic.name), latched=topic.latched)
     node = make_node(**settings)
-    robot.wait_for_match()
+    robot.wait_for_match(node)
     store = bag_typestore()
     for i in range(COUNT):
         robot.publish_frame(clip, i)
