@@ -29,7 +29,13 @@ class Batch:
 
 
 def draw_batch(
-    pool: Pool, rng: np.random.Generator, ready: np.ndarray, batch: int, frames: int, image_size: tuple[int, int]
+    pool: Pool,
+    rng: np.random.Generator,
+    ready: np.ndarray,
+    batch: int,
+    frames: int,
+    image_size: tuple[int, int],
+    wide: bool = False,
 ) -> Batch:
     """Draw scenes and some frames of each, in any order: the first frame drawn is the reference.
 
@@ -40,9 +46,12 @@ def draw_batch(
         batch: scenes.
         frames: views of each.
         image_size: (H, W) to scale the pictures to; the aspect of the pool's.
+        wide: prefer large motion: of twice as many scenes those that turn most, and frames from both ends.
     """
-    slots = rng.choice(ready, batch)
-    chosen = np.stack([_choose_frames(rng, frames) for _ in range(batch)])
+    slots = rng.choice(ready, 2 * batch if wide else batch)
+    if wide:
+        slots = rng.permutation(slots[np.argsort(-pool.turn(slots))[:batch]])
+    chosen = np.stack([_choose_frames(rng, frames, wide) for _ in range(batch)])
     window = resize(pool.read(slots, chosen), image_size)
     if rng.random() < 0.5:
         window = mirror(window)
@@ -57,9 +66,11 @@ def targets_of(window: Window) -> Targets:
     return normalise(window.cam_from_world, window.K, window.depth, points, valid)
 
 
-def _choose_frames(rng: np.random.Generator, frames: int) -> np.ndarray:
+def _choose_frames(rng: np.random.Generator, frames: int, wide: bool) -> np.ndarray:
     """Some of a window's frames: half of the time in the order of the path, as a robot sends them."""
     chosen = rng.permutation(FRAMES)[:frames]
+    while wide and np.ptp(chosen) < FRAMES // 2:
+        chosen = rng.permutation(FRAMES)[:frames]
     return np.sort(chosen) if rng.random() < 0.5 else chosen
 
 

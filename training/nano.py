@@ -29,7 +29,7 @@ NANO = VGGTConfig(
     track_head=None,
 )
 MATCHING_LAYERS = (0, 1)  # pairs of blocks whose global attention is told where to look
-PROBED_LAYERS = (1, 3)
+PROBED_LAYERS = (0, 3)
 
 
 def make_nano(seed: int, config: VGGTConfig = NANO) -> VGGT:

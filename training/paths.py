@@ -25,7 +25,7 @@ def draw_path(rng: np.random.Generator, scene: Scene, frames: int, horizontal_fo
         [frames, 3, 4] cam_from_world, metres.
     """
     kind = KINDS[rng.choice(len(KINDS), p=[0.4, 0.25, 0.15, 0.2])]
-    pace = np.exp(rng.uniform(np.log(0.25), np.log(1.3)))  # slow cameras as often as fast ones
+    pace = np.exp(rng.uniform(np.log(0.4), np.log(2.0)))  # slow cameras as often as fast ones
     half = scene.room.half[0].numpy()
     for attempt in range(_TRIES):
         shrink = 0.93**attempt  # a cramped room allows only small motion

@@ -57,6 +57,11 @@ class Pool:
         """Slots that can be read now, ascending."""
         return np.flatnonzero(self._ready)
 
+    def turn(self, slots: np.ndarray) -> np.ndarray:
+        """[N] angle in radians between the first and the last optical axis of windows."""
+        axes = self._arrays['cam_from_world'][slots][:, (0, -1), 2, :3]
+        return np.arccos((axes[:, 0] * axes[:, 1]).sum(-1).clip(-1, 1))
+
     def write(self, slot: int, window: Window) -> None:
         """Fill a slot; only then mark it ready."""
         for name in _NAMES:

@@ -45,6 +45,7 @@ class Stage:
     image_size: tuple[int, int]  # H, W
     frames: tuple[int, ...]  # views of a scene, one of these at random for each step
     frames_per_step: int  # of each process; scenes = frames_per_step // views
+    wide: bool = False  # prefer large motion, where a shift is more than a fraction of a patch
     whole: bool = True  # False: only up to the first frame block, only the contrastive loss; a fifth of the time
 
 
@@ -53,17 +54,16 @@ class TrainConfig:
     """Every setting of a run."""
 
     seed: int = 0
-    learning_rate: float = 8e-4
+    learning_rate: float = 3e-4
     warm_up: int = 200
     weight_decay: float = 0.03
     clip: float = 1.0
-    average_decay: float = 0.999
+    average_decay: float = 0.995
     stages: tuple[Stage, ...] = (
         # First learn to recognise patches. Then pairs at three quarters of the size, where a step costs half.
         Stage(1200, (72, 96), (2,), 16, whole=False),
-        Stage(3000, (72, 96), (2,), 16),
-        Stage(4000, (72, 96), (2, 4), 16),
-        Stage(4800, (96, 128), (2, 4, 8), 16),
+        Stage(2850, (72, 96), (2, 2, 4, 8), 16, wide=True),
+        Stage(2950, (96, 128), (2, 4, 8), 16, wide=True),
     )
     # Weights of the losses. Rotation counts threefold: a degree is only 0.009 in a quaternion.
     camera: float = 5.0
@@ -85,10 +85,13 @@ class TrainConfig:
         return next((s for s in self.stages if step < s.until), self.stages[-1])
 
     def rate(self, step: int) -> float:
-        """Learning rate: linear warm-up, then half a cosine down to a hundredth."""
+        """Learning rate: linear warm-up, a plateau, and in the last fifth half a cosine down to a hundredth.
+
+        With a plateau a run can be made longer after the fact: what comes before the last fifth stays as it was.
+        """
         if step < self.warm_up:
             return self.learning_rate * (step + 1) / self.warm_up
-        progress = min(1.0, (step - self.warm_up) / max(1, self.steps - self.warm_up))
+        progress = min(1.0, max(0.0, 5 * step / self.steps - 4))
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
@@ -193,7 +196,9 @@ class StepGradient:
         rng = np.random.default_rng((self.config.seed, step, rank))
         stage = self.config.stage(step)
         frames = int(np.random.default_rng((self.config.seed, step)).choice(stage.frames))  # alike in all processes
-        batch = draw_batch(self.pool, rng, self.pool.ready(), stage.frames_per_step // frames, frames, stage.image_size)
+        batch = draw_batch(
+            self.pool, rng, self.pool.ready(), stage.frames_per_step // frames, frames, stage.image_size, stage.wide
+        )
         if not stage.whole:
             loss, parts = learner.match_patches(batch)
             loss.backward()
