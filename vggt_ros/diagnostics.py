@@ -14,7 +14,7 @@ from vggt_ros.core.config import Config
 from vggt_ros.core.pipeline import Statistics
 from vggt_ros.core.submap import Seam, SeamStatus
 from vggt_ros.mailbox import Mailbox
-from vggt_ros.worker import Report
+from vggt_ros.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Health:
 
     Args:
         config: settings.
-        report: of the worker.
+        tally: of the worker.
         statistics: of the pipeline.
         mailbox: the waiting images.
         silence: why no image comes; empty while they come.
@@ -32,7 +32,7 @@ class Health:
     """
 
     config: Config
-    report: Report
+    tally: Tally
     statistics: Statistics
     mailbox: Mailbox[Any]
     silence: str
@@ -53,61 +53,61 @@ def diagnostics(health: Health, name: str) -> DiagnosticArray:
 
 
 def _tasks(health: Health) -> Iterator[tuple[str, bytes, str, Mapping[str, object]]]:
-    report = health.report
+    tally = health.tally
     yield ('input', *_input(health))
     yield ('inference', *_inference(health))
     yield ('output', *_output(health))
-    yield ('tracking', *_tracking(report.seam, health.statistics, health.config))
+    yield ('tracking', *_tracking(tally.seam, health.statistics, health.config))
 
 
 def _input(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
-    report, mailbox = health.report, health.mailbox
+    tally, mailbox = health.tally, health.mailbox
     figures = {
-        'image': report.image,
+        'image': tally.image,
         'received': mailbox.received,
         'skipped because newer ones came': mailbox.dropped,
-        'not decodable': report.bad_images,
+        'not decodable': tally.bad_images,
         'duplicate stamps': health.statistics.duplicates,
         'out of order': health.statistics.out_of_order,
-        'calibrated': not report.uncalibrated,
+        'calibrated': not tally.uncalibrated,
     }
     if health.silence:
         return DiagnosticStatus.WARN, health.silence, figures
-    if report.uncalibrated:
+    if tally.uncalibrated:
         return DiagnosticStatus.WARN, 'no CameraInfo: intrinsics are those of the network', figures
     return DiagnosticStatus.OK, 'images come', figures
 
 
 def _inference(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
-    report = health.report
-    times_ms = 1e3 * np.array(report.window_s or [math.nan])
+    tally = health.tally
+    times_ms = 1e3 * np.array(tally.window_s or [math.nan])
     figures = {
         'last window ms': f'{times_ms[-1]:.1f}',
         'mean window ms': f'{times_ms.mean():.1f}',
         'p95 window ms': f'{np.percentile(times_ms, 95):.1f}',
         'windows': health.statistics.windows,
-        'windows lost': report.failures,
+        'windows lost': tally.failures,
         'window_size': health.config.window.size,
         'model': health.config.model.source,
-        **{f'{stage} s': f'{seconds:.3f}' for stage, seconds in report.stage_s.items()},
+        **{f'{stage} s': f'{seconds:.3f}' for stage, seconds in tally.stage_s.items()},
     }
-    if report.failures:
-        return DiagnosticStatus.ERROR, f'windows lost: {report.last_failure}', figures
+    if tally.failures:
+        return DiagnosticStatus.ERROR, f'windows lost: {tally.last_failure}', figures
     if not health.is_needed:
         return DiagnosticStatus.OK, 'resting: nobody listens', figures
     return DiagnosticStatus.OK, 'running', figures
 
 
 def _output(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
-    report, limit_s = health.report, health.config.stream.max_latency_s
+    tally, limit_s = health.tally, health.config.stream.max_latency_s
     figures = {
-        'frames published': report.published,
-        'latency s': f'{report.latency_s:.3f}',
-        'dropped as too late': report.late,
+        'frames published': tally.published,
+        'latency s': f'{tally.latency_s:.3f}',
+        'dropped as too late': tally.late,
     }
-    if report.late:
+    if tally.late:
         return DiagnosticStatus.WARN, f'results older than max_latency_s ({limit_s:g} s) were dropped', figures
-    return DiagnosticStatus.OK, 'results go out' if report.published else 'no result yet', figures
+    return DiagnosticStatus.OK, 'results go out' if tally.published else 'no result yet', figures
 
 
 def _tracking(seam: Seam | None, statistics: Statistics, config: Config) -> tuple[bytes, str, Mapping[str, object]]:

@@ -236,7 +236,7 @@ class VggtNode(LifecycleNode):
         config = self._settings.config
         health = Health(
             config=config,
-            report=self._worker.report,
+            tally=self._worker.tally,
             statistics=self._pipeline.statistics,
             mailbox=self._mailbox,
             silence=silence,

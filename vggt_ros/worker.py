@@ -6,9 +6,8 @@ import logging
 import sys
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,17 +17,18 @@ from vggt_ros.core.errors import EncodingError, ShapeError, VggtRosError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.pipeline import Pipeline
-from vggt_ros.core.submap import Seam, Update
+from vggt_ros.core.submap import Update
 from vggt_ros.decode import CameraInfoCache, decode_frame, is_distorted, stamp_ns
 from vggt_ros.encode import Encoder, Output
 from vggt_ros.mailbox import Letter, Mailbox
+from vggt_ros.silence import Silence
+from vggt_ros.tally import Tally
 from vggt_ros.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
 MAP = '~/map_points'
 TICK_S = 0.1  # how often a worker without images looks for requests and for the end of the stream
-RECENT = 100  # windows whose times make up the figures of the diagnostics
 
 
 class Sink(Protocol):
@@ -64,41 +64,6 @@ class Mount(Protocol):
         """Let a waiting lookup give up."""
 
 
-@dataclass
-class Report:
-    """What the worker did so far; written by it alone, read by the diagnostics.
-
-    Args:
-        bad_images: dropped because they could not be decoded.
-        failures: windows lost because the network, or anything after it, failed.
-        late: results dropped because they were older than max_latency_s.
-        published: frames whose results went out.
-        stage_s: seconds spent so far by stage, named as in report.STAGES; 'read' is decoding, 'write' publishing.
-        window_s: seconds of the last windows, from taking the images to the last message.
-        latency_s: seconds from the arrival of the newest image to its results, of the last window.
-        seam: of the last window.
-        image: size and encoding of the last image.
-        uncalibrated: there is no usable CameraInfo.
-        last_failure: text of the last error.
-    """
-
-    bad_images: int = 0
-    failures: int = 0
-    late: int = 0
-    published: int = 0
-    stage_s: dict[str, float] = field(default_factory=dict)
-    window_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    latency_s: float = float('nan')
-    seam: Seam | None = None
-    image: str = ''
-    uncalibrated: bool = False
-    last_failure: str = ''
-
-    def add_times(self, **seconds: float) -> None:
-        for stage, more in seconds.items():
-            self.stage_s[stage] = self.stage_s.get(stage, 0.0) + more
-
-
 class Worker:
     """Takes images from a mailbox, runs the pipeline, publishes; the only thread that touches pipeline and encoder.
 
@@ -125,7 +90,7 @@ class Worker:
         convert: Callable[[Any], np.ndarray] | None = None,
         is_rectified: bool = False,
     ) -> None:
-        self.report = Report()
+        self.tally = Tally()
         self.camera_infos = CameraInfoCache()
         self._pipeline, self._encoder, self._mount, self._sink = pipeline, encoder, mount, sink
         self._settings, self._mailbox = settings, mailbox
@@ -190,11 +155,11 @@ class Worker:
 
     def _note(self, error: Exception) -> None:
         if isinstance(error, (EncodingError, ShapeError)):
-            self.report.bad_images += 1
+            self.tally.bad_images += 1
             self._throttle(log.error, 'image', f'image dropped: {error}')
             return
-        self.report.failures += 1
-        self.report.last_failure = f'{type(error).__name__}: {error}'
+        self.tally.failures += 1
+        self.tally.last_failure = f'{type(error).__name__}: {error}'
         log.debug('the window failed', exc_info=error)
         self._throttle(log.error, type(error).__name__, f'window dropped: {explain(error)}')
 
@@ -220,7 +185,7 @@ class Worker:
         if arrival is None or time.monotonic() - arrival < timeout_s:
             return True
         self._waits_for_calibration = False
-        self.report.uncalibrated = True
+        self.tally.uncalibrated = True
         log.warning(
             'no CameraInfo within %.1f s of the first image: going on with the intrinsics that the network sees in '
             'the first window; remap camera_info if the camera is calibrated',
@@ -231,7 +196,7 @@ class Worker:
     def _take_in(self, letter: Letter[Any]) -> None:
         start = time.monotonic()
         frame = self._decode(letter.message)
-        self.report.add_times(read=time.monotonic() - start)
+        self.tally.add_times(read=time.monotonic() - start)
         self._arrivals[frame.stamp_ns] = letter.arrival
         while len(self._arrivals) > 4 * self._config.window.size:
             self._arrivals.popitem(last=False)
@@ -247,8 +212,8 @@ class Worker:
             frame_id=self._config.frames.camera_optical_frame,
             rectified=self._is_rectified,
         )
-        self.report.image = f'{frame.size[1]}x{frame.size[0]} {getattr(message, "encoding", None) or message.format}'
-        self.report.uncalibrated = frame.K is None
+        self.tally.image = f'{frame.size[1]}x{frame.size[0]} {getattr(message, "encoding", None) or message.format}'
+        self.tally.uncalibrated = frame.K is None
         if info is not None and not self._is_rectified and is_distorted(info):
             self._throttle(
                 log.warning,
@@ -288,11 +253,11 @@ class Worker:
         if update is None or self._abandoned:
             return
         config, newest = self._config, update.frames[-1]
-        self.report.seam = update.seam
+        self.tally.seam = update.seam
         self._count_stages(update)
         latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
         if latency_s > config.stream.max_latency_s:
-            self.report.late += 1
+            self.tally.late += 1
             self._throttle(
                 log.warning,
                 'late',
@@ -310,14 +275,14 @@ class Worker:
         self._sink.publish([*corrections, *outputs])
         has_map = any(output.topic == MAP for output in outputs)
         self._was_map_wanted = MAP in wanted and (has_map or self._was_map_wanted)
-        self.report.add_times(encode=publishing - encoding, write=time.monotonic() - publishing)
-        self.report.published += len(update.frames)
-        self.report.latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
-        self.report.window_s.append(time.monotonic() - start)
+        self.tally.add_times(encode=publishing - encoding, write=time.monotonic() - publishing)
+        self.tally.published += len(update.frames)
+        self.tally.latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
+        self.tally.window_s.append(time.monotonic() - start)
 
     def _count_stages(self, update: Update) -> None:
         times = update.times
-        self.report.add_times(prepare=times.prepare_s, network=times.network_s, align=times.align_s, map=times.map_s)
+        self.tally.add_times(prepare=times.prepare_s, network=times.network_s, align=times.align_s, map=times.map_s)
 
     def _correct_odometry(self, update: Update, base_from_cam: np.ndarray | None) -> list[Output]:
         """map -> odom beside an odometry that is not ours: map_from_base @ (odom_from_base)^-1, after REP 105."""
@@ -331,40 +296,6 @@ class Worker:
         make = self._encoder.make
         transform = make.transform(newest.stamp_ns, frames.map_frame, frames.odom_frame, map_from_odom)
         return [Output('/tf', newest.stamp_ns, make.tf([transform]))]
-
-
-class Silence:
-    """How long no image has come, in the time the data lives in.
-
-    Under use_sim_time that is ROS time: a bag played slowly has long pauses on the wall and none in the data. Where
-    that clock itself stands still, because the bag is over, the steady one counts.
-
-    Args:
-        data_clock: seconds.
-        steady: seconds that never stop or jump.
-    """
-
-    def __init__(self, data_clock: Callable[[], float], steady: Callable[[], float] = time.monotonic) -> None:
-        self._data_clock, self._steady = data_clock, steady
-        self._data_now, self._moved = data_clock(), steady()
-        self._since: float | None = None  # data time of the last image; None when its silence has been acted on
-
-    def end(self) -> None:
-        """An image came."""
-        self._since = self._data_now = self._data_clock()
-        self._moved = self._steady()
-
-    def lasts(self, seconds: float) -> bool:
-        """Whether the last image is that long ago; True once per silence."""
-        now = self._data_clock()
-        if now != self._data_now:
-            self._data_now, self._moved = now, self._steady()
-        if self._since is None:
-            return False
-        is_over = now - self._since >= seconds or self._steady() - self._moved >= seconds
-        if is_over:
-            self._since = None
-        return is_over
 
 
 def explain(error: BaseException) -> str:

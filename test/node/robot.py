@@ -119,7 +119,7 @@ class Robot(Node):
         """Publish frames; those a node of this process takes go one by one, so that none is passed over for a newer."""
 
         def taken() -> int:
-            return node._pipeline.statistics.frames + node._worker.report.bad_images
+            return node._pipeline.statistics.frames + node._worker.tally.bad_images
 
         for i in indices:
             before = taken() if node is not None else 0

@@ -79,7 +79,7 @@ def test_bad_images_are_dropped_said_once_and_the_stream_goes_on(
     said = [record.getMessage() for record in caplog.records if 'image dropped' in record.getMessage()]
     assert len(said) == 1
     assert 'hsv8' in said[0]
-    assert node._worker.report.bad_images == 3
+    assert node._worker.tally.bad_images == 3
     robot.wait_until(lambda: figure(robot, 'not decodable') == '3', 'count in the diagnostics')
 
 
@@ -233,7 +233,7 @@ def test_a_slow_network_gets_the_newest_images_evenly_spaced(
     # is off by one image or two; what the loaded machine of a test adds is as much again.
     steady = np.diff(got)[4:-3]
     assert np.median(steady) == pytest.approx(0.4, abs=0.2)
-    assert node._worker.report.latency_s < 2.5  # one window computed, one waited for: nothing old is worked off
+    assert node._worker.tally.latency_s < 2.5  # one window computed, one waited for: nothing old is worked off
 
 
 def test_a_failing_network_loses_its_window_and_not_the_stream(
@@ -363,7 +363,7 @@ def test_results_that_are_too_old_are_dropped(
     node = make_node(**SMALL, max_latency_s=0.2)
     robot.wait_for_match(node)
     robot.publish_clip(clip, range(4), node)
-    robot.wait_until(lambda: node._worker.report.late == 1, 'late result')
+    robot.wait_until(lambda: node._worker.tally.late == 1, 'late result')
     assert not robot.received[DEPTH]
     robot.wait_until(lambda: 'max_latency_s is 0.2' in caplog.text, 'word of it')
 

@@ -8,8 +8,9 @@ from rclpy.node import Node
 
 from vggt_ros.core.errors import PredictionError
 from vggt_ros.inputs import resolve_topics
+from vggt_ros.silence import Silence
 from vggt_ros.throttle import Throttle
-from vggt_ros.worker import Silence, explain
+from vggt_ros.worker import explain
 
 
 class Clock:

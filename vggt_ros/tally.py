@@ -1,0 +1,45 @@
+"""Tally: what the worker did so far."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from vggt_ros.core.submap import Seam
+
+RECENT = 100  # windows whose times make up the figures of the diagnostics
+
+
+@dataclass
+class Tally:
+    """What the worker did so far; written by it alone, read by the diagnostics.
+
+    Args:
+        bad_images: dropped because they could not be decoded.
+        failures: windows lost because the network, or anything after it, failed.
+        late: results dropped because they were older than max_latency_s.
+        published: frames whose results went out.
+        stage_s: seconds spent so far by stage, named as in report.STAGES; 'read' is decoding, 'write' publishing.
+        window_s: seconds of the last windows, from taking the images to the last message.
+        latency_s: seconds from the arrival of the newest image to its results, of the last window.
+        seam: of the last window.
+        image: size and encoding of the last image.
+        uncalibrated: there is no usable CameraInfo.
+        last_failure: text of the last error.
+    """
+
+    bad_images: int = 0
+    failures: int = 0
+    late: int = 0
+    published: int = 0
+    stage_s: dict[str, float] = field(default_factory=dict)
+    window_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    latency_s: float = float('nan')
+    seam: Seam | None = None
+    image: str = ''
+    uncalibrated: bool = False
+    last_failure: str = ''
+
+    def add_times(self, **seconds: float) -> None:
+        for stage, more in seconds.items():
+            self.stage_s[stage] = self.stage_s.get(stage, 0.0) + more
