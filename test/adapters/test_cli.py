@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,10 @@ def test_the_doctor_sees_a_camera_and_what_it_lacks(monkeypatch: pytest.MonkeyPa
         node.create_publisher(Image, '/left/image_raw', 5)
         node.create_publisher(CameraInfo, '/left/camera_info', 5)
         node.create_publisher(Image, '/right/image_raw', 5)
-        found = {finding.text.split()[0]: finding for finding in doctor._topics()}
+        found: dict[str, Finding] = {}
+        deadline = time.monotonic() + 60  # discovery takes its time on a loaded machine
+        while '/right/image_raw' not in found and time.monotonic() < deadline:
+            found = {finding.text.split()[0]: finding for finding in doctor._topics()}
     finally:
         rclpy.shutdown(context=context)
     assert found['/left/image_raw'].level is Level.OK

@@ -64,6 +64,7 @@ class Robot(Node):
         self.sent_at: dict[str, list[int]] = defaultdict(list)  # the publisher's clock, ns: tells order over topics
         self._camera: dict[str, Any] = {}
         self._results: list[Any] = []
+        self._service_clients: dict[str, Any] = {}
 
     def listen(self, kind: type, topic: str, *, key: str = '', reliable: bool = True, latched: bool = False) -> None:
         qos = QoSProfile(
@@ -131,12 +132,12 @@ class Robot(Node):
 
     def call(self, kind: type, name: str, request: Any) -> Any:
         """The answer of a service."""
-        client = self.create_client(kind, name)
-        assert client.wait_for_service(DEADLINE_S), f'no service {name} within {DEADLINE_S} s'
-        time.sleep(SETTLE_S / 2)  # else the answer may find nobody: its way back is matched after the way there
-        future = client.call_async(request)
+        if name not in self._service_clients:
+            client = self._service_clients[name] = self.create_client(kind, name)
+            assert client.wait_for_service(DEADLINE_S), f'no service {name} within {DEADLINE_S} s'
+            time.sleep(SETTLE_S / 2)  # else the answer may find nobody: its way back is matched after the way there
+        future = self._service_clients[name].call_async(request)
         self.wait_until(future.done, f'answer of {name}')
-        self.destroy_client(client)
         return future.result()
 
     def wait_until(self, is_true: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
