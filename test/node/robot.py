@@ -133,10 +133,12 @@ class Robot(Node):
     def call(self, kind: type, name: str, request: Any) -> Any:
         """The answer of a service."""
         if name not in self._service_clients:
-            client = self._service_clients[name] = self.create_client(kind, name)
+            self._service_clients[name] = self.create_client(kind, name)
+        client = self._service_clients[name]
+        if not client.service_is_ready():
             assert client.wait_for_service(DEADLINE_S), f'no service {name} within {DEADLINE_S} s'
             time.sleep(SETTLE_S / 2)  # else the answer may find nobody: its way back is matched after the way there
-        future = self._service_clients[name].call_async(request)
+        future = client.call_async(request)
         self.wait_until(future.done, f'answer of {name}')
         return future.result()
 
