@@ -1,7 +1,7 @@
 """Several processes on one machine share the parameters and add up their gradients.
 
-On a CPU that is shared with other work, two processes of one thread each beat one process of two threads by 1.4: no
-thread waits at a barrier for another that the scheduler has put aside.
+On a CPU that is shared with other work a thread waits at every barrier for the one that the scheduler has put aside:
+two threads needed 1.45 to 1.8 s for a step that one thread did in 2.1 to 2.3. Two processes meet once a step.
 """
 
 from __future__ import annotations
@@ -76,9 +76,8 @@ class GradientWorkers:
         for gradient in self._gradients:
             parts = gradient.split([p.numel() for p in self.trained])
             for parameter, part in zip(self.trained, parts, strict=True):
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                parameter.grad += part.view_as(parameter)
+                if parameter.grad is not None:  # what this process did not reach, no process did
+                    parameter.grad += part.view_as(parameter)
         if len(results) > 1:
             for parameter in self.trained:
                 if parameter.grad is not None:

@@ -35,6 +35,7 @@ from training.pool import Pool
 from training.state import Average, load_average, load_checkpoint, save_checkpoint, write_weights
 from vggt import VGGT
 from vggt.layers.rope import grid_rotary_table
+from vggt.weights import load_vggt
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ class TrainConfig:
     average_decay: float = 0.995
     stages: tuple[Stage, ...] = (
         # First learn to recognise patches. Then pairs at three quarters of the size, where a step costs half.
-        Stage(1200, (72, 96), (2,), 16, whole=False),
-        Stage(2850, (72, 96), (2, 2, 4, 8), 16, wide=True),
-        Stage(2950, (96, 128), (2, 4, 8), 16, wide=True),
+        Stage(1_200, (72, 96), (2,), 16, whole=False),
+        Stage(20_000, (72, 96), (2, 2, 4, 8), 16, wide=True),
+        Stage(26_000, (96, 128), (2, 4, 8), 16, wide=True),
     )
     # Weights of the losses. Rotation counts threefold: a degree is only 0.009 in a quaternion.
     camera: float = 5.0
@@ -216,6 +217,7 @@ def train(
     minutes: float,
     *,
     resume: bool = False,
+    start: Path | None = None,
     stop_at: int | None = None,
     processes: int = 1,
     threads: int = 1,
@@ -228,6 +230,7 @@ def train(
         run: folder for checkpoint, log and pictures.
         minutes: time budget.
         resume: go on from the checkpoint in run, if there is one.
+        start: weights to begin with where nothing is resumed, such as the shipped ones; skips the first stage.
         stop_at: stop before this step, with the schedule left as it is.
         processes, threads: how the work is spread over one machine.
 
@@ -248,6 +251,10 @@ def train(
     )
     average = Average(learner.model, config.average_decay)
     step = load_checkpoint(run, learner, optimiser, average) if resume else 0
+    if step == 0 and start is not None:
+        learner.model.load_state_dict(load_vggt(start).state_dict())
+        average = Average(learner.model, config.average_decay)
+        step = next(0 if stage.whole else stage.until for stage in config.stages)
     run.mkdir(parents=True, exist_ok=True)
     (run / 'config.json').write_text(json.dumps(asdict(config), indent=1))
     end = config.steps if stop_at is None else min(stop_at, config.steps)
@@ -304,6 +311,7 @@ def main() -> None:
     parser.add_argument('--run', type=Path, default=Path('runs/nano'))
     parser.add_argument('--minutes', type=float, default=60)
     parser.add_argument('--resume', action='store_true', help='go on from the checkpoint in --run, if there is one')
+    parser.add_argument('--start', type=Path, help='weights to begin with, such as vggt/weights/nano.safetensors')
     parser.add_argument('--processes', type=int, default=2)
     parser.add_argument('--threads', type=int, default=1, help='of each process')
     parser.add_argument('--export', type=Path, help='only write nano.safetensors and nano.json into this folder')
@@ -318,6 +326,7 @@ def main() -> None:
         arguments.run,
         arguments.minutes,
         resume=arguments.resume,
+        start=arguments.start,
         processes=arguments.processes,
         threads=arguments.threads,
     )

@@ -97,6 +97,15 @@ def test_exported_weights_load_by_the_public_path_and_say_the_same(finished: Pat
     assert not torch.equal(depth, shipped_depth)
 
 
+def test_a_run_can_start_from_shipped_weights(finished: Path, pool_folder: Path, tmp_path: Path) -> None:
+    write_weights(finished, tmp_path)
+    start = tmp_path / 'nano.safetensors'
+    assert train(SMALL, pool_folder, tmp_path / 'run', minutes=5, start=start, stop_at=2) == 2  # skips the first stage
+    began, ended = tensors_of(tmp_path / 'run'), tensors_of(finished)
+    for name in ('aggregator.global_blocks.2.mlp.fc1.weight', 'camera_head.embed_pose.weight'):
+        assert torch.equal(began[f'learner.model.{name}'], ended[f'average.{name}'].half().float())
+
+
 def test_workers_leave_the_mean_gradient(pool_folder: Path) -> None:
     learner, function = Learner(SMALL, make_nano(0)), StepGradient(SMALL, pool_folder)
     trained = [p for p in learner.parameters() if p.requires_grad]

@@ -1,0 +1,35 @@
+"""The shipped weights see: scenes that were never trained on, against the answer of one who does not look.
+
+Thresholds are 1.3 times what `python -m training.evaluate` measured on 200 scenes (docs/training.md); these are the
+first 24 of them.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from training.evaluate import evaluate_scenes
+from training.metrics import Score
+from training.windows import HELD_BACK_SEED
+from vggt.weights import load_vggt
+
+
+@pytest.fixture(scope='module')
+def scores() -> dict[str, Score]:
+    return evaluate_scenes(load_vggt('nano'), range(HELD_BACK_SEED, HELD_BACK_SEED + 24))
+
+
+def test_depth_is_far_better_than_a_constant(scores: dict[str, Score]) -> None:
+    assert scores['nano'].abs_rel < 0.36
+    assert scores['nano'].abs_rel < 0.8 * scores['baseline'].abs_rel
+    assert scores['nano'].delta1 > scores['baseline'].delta1
+
+
+def test_rotation_between_frames_is_seen(scores: dict[str, Score]) -> None:
+    assert scores['nano'].rotation_median_deg < 6.8
+    assert scores['nano'].rotation_median_deg < 0.9 * scores['baseline'].rotation_median_deg
+    assert scores['nano'].auc30 > scores['baseline'].auc30
+
+
+def test_focal_length_is_guessed(scores: dict[str, Score]) -> None:
+    assert scores['nano'].focal_error < 0.25
