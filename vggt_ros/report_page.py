@@ -219,6 +219,7 @@ def _timings(report: Report) -> str:
     for stage in stages:
         kind, words = _STAGE.get(stage, ('rest', stage))
         seconds, values = timings.total(stage), timings.seconds[stage]
+        median = f'{1e3 * float(np.median(values)):.1f}' if len(values) > 1 else '-'  # live there is only the sum
         bar.append(
             f'<div style="width:{100 * seconds / total:.2f}%;background:var(--{kind})" '
             f'title="{words}: {seconds:.2f} s"></div>'
@@ -226,7 +227,7 @@ def _timings(report: Report) -> str:
         rows.append(
             f'<tr><td><span class="key" style="background:var(--{kind})"></span>{words}</td>'
             f'<td class="number">{1e3 * seconds / frames:.1f}</td>'
-            f'<td class="number">{1e3 * float(np.median(values)):.1f}</td>'
+            f'<td class="number">{median}</td>'
             f'<td class="number">{seconds:.2f}</td><td class="number">{100 * seconds / total:.1f} %</td></tr>'
         )
     head = (
