@@ -1,5 +1,6 @@
 """Window -> Prediction, with networks that know the truth and with a real one of random weights."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -10,6 +11,7 @@ from scene import assert_on_truth
 
 from vggt import VGGT, StreamingVGGT, VGGTConfig
 from vggt.config import CameraHeadConfig, DenseHeadConfig
+from vggt.preprocessing import resize_keeping_aspect
 from vggt_ros.core import predictor as predictor_module
 from vggt_ros.core.config import Config
 from vggt_ros.core.devices import resolve_device, resolve_precision
@@ -17,7 +19,7 @@ from vggt_ros.core.errors import ConfigError, PredictionError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.pipeline import Pipeline
-from vggt_ros.core.predictor import FakePredictor, VggtPredictor, fitting_width, make_predictor
+from vggt_ros.core.predictor import FakePredictor, VggtPredictor, fitting_width, make_predictor, seen_on_grid
 from vggt_ros.core.window import Window
 
 TINY = VGGTConfig(
@@ -252,3 +254,29 @@ def test_the_fake_camera_glides_along_its_wall():
     np.testing.assert_array_equal(frames[0].K, scene.K)
     xyz, _ = pipeline.map.points()
     np.testing.assert_allclose(xyz[:, 0], FakePredictor.DISTANCE, rtol=1e-6)
+
+
+@pytest.mark.parametrize('make', [VggtPredictor, FakePredictor])
+def test_depth_is_unknown_where_a_frame_does_not_show_the_scene(make):
+    mask = np.ones((scene.HEIGHT, scene.WIDTH), bool)
+    mask[:, :10] = False
+    frames = [dataclasses.replace(frame, mask=mask) for frame in scene.frames_of(scene.walk(3))]
+    arguments = (scene.SimulatedNetwork(scene.walk(3)),) if make is VggtPredictor else ()
+    prediction = make(Config().with_values({'input_width': scene.WIDTH}), *arguments).predict(Window(tuple(frames), 0))
+    assert np.isnan(prediction.depth[:, :, :10]).all()
+    assert np.isnan(prediction.confidence[:, :, :10]).all()
+    assert np.isfinite(prediction.depth[:, :, 10:]).all()
+
+
+@pytest.mark.parametrize('width', [8, 13, 24, 96])
+def test_a_pixel_of_the_grid_is_seen_where_all_the_pixels_under_it_are(width):
+    mask = np.random.default_rng(width).random((36, 48)) > 0.02
+    frame = Frame(1, np.zeros((36, 48, 3), np.uint8), 'camera', mask=mask)
+    transform = resize_keeping_aspect(frame.image, width, 1).transform
+    seen = seen_on_grid(frame, transform)
+    for v, u in np.ndindex(*transform.model_size):
+        left, top = transform.pixels_to_source(np.array([u - 0.5, v - 0.5]) + 1e-6) + 0.5  # edges of the pixel
+        right, bottom = transform.pixels_to_source(np.array([u + 0.5, v + 0.5]) - 1e-6) + 0.5
+        under = mask[max(0, int(top)) : int(bottom) + 1, max(0, int(left)) : int(right) + 1]
+        assert not seen[v, u] or under.all()
+    assert seen.any()

@@ -18,15 +18,18 @@ class Frame:
         image: [H, W, 3] uint8, RGB.
         frame_id: name of the camera's optical frame (x right, y down, z forward).
         K: [3, 3] calibrated intrinsics in pixels of this image, pixel centres at integers; None where unknown.
+        mask: [H, W] bool, True where the image shows the scene: False in the empty border of a rectified image, for
+            one. Depth is unknown where it is False. None: the scene everywhere.
 
     Raises:
-        ShapeError: image or K has another shape or type.
+        ShapeError: image, K or mask has another shape or type.
     """
 
     stamp_ns: int
     image: np.ndarray
     frame_id: str
     K: np.ndarray | None = None
+    mask: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape = getattr(self.image, 'shape', None)
@@ -34,6 +37,8 @@ class Frame:
             raise ShapeError(f'image must be [H, W, 3] uint8 RGB, got {shape} {getattr(self.image, "dtype", "")}')
         if self.K is not None and (self.K.shape != (3, 3) or not np.isfinite(self.K).all() or self.K[0, 0] <= 0):
             raise ShapeError(f'K must be [3, 3] with a positive focal length, or None where unknown, got {self.K!r}')
+        if self.mask is not None and (self.mask.shape != shape[:2] or self.mask.dtype != np.bool_):
+            raise ShapeError(f'mask must be {list(shape[:2])} bool, got {list(self.mask.shape)} {self.mask.dtype}')
 
     @property
     def size(self) -> tuple[int, int]:

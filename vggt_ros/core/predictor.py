@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
 import numpy as np
 import torch
 
@@ -42,10 +43,17 @@ def make_predictor(config: Config) -> Predictor:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """What is kept of a frame while it is in a window: its image on the grid, and its patch tokens [P, C]."""
+    """What is kept of a frame while it is in a window, on the network's grid.
+
+    Args:
+        image: its pixels.
+        tokens: [P, C] its patches.
+        seen: [h, w] bool, where it shows the scene; None: everywhere.
+    """
 
     image: ModelImage
     tokens: torch.Tensor
+    seen: np.ndarray | None
 
 
 class VggtPredictor:
@@ -95,8 +103,11 @@ class VggtPredictor:
         stamps_ns = tuple(frame.stamp_ns for frame in window.frames)
         self._encoded = {stamp: self._encoded[stamp] for stamp in stamps_ns if stamp in self._encoded}
         resized = {f.stamp_ns: self._resize(f) for f in window.frames if f.stamp_ns not in self._encoded}
+        seen = {
+            f.stamp_ns: seen_on_grid(f, resized[f.stamp_ns].transform) for f in window.frames if f.stamp_ns in resized
+        }
         prepare_s = time.perf_counter() - start
-        self._encode(resized)
+        self._encode(resized, seen)
         images = [self._encoded[stamp].image for stamp in stamps_ns]
         decoded = list(range(max(0, window.shared - self.config.alignment.max_frames), len(window.frames)))
         transform = images[0].transform
@@ -106,6 +117,7 @@ class VggtPredictor:
         depth = np.full((len(images), *transform.model_size), np.nan, np.float32)
         confidence = depth.copy()
         depth[decoded], confidence[decoded] = _numpy(output.depth)[0], _numpy(output.depth_confidence)[0]
+        _forget_unseen(depth, confidence, [self._encoded[stamp].seen for stamp in stamps_ns])
         K = self._intrinsics(window, K_network, transform)
         has_K = np.isfinite(K).all(axis=(1, 2))
         is_known = np.isfinite(depth) & np.isfinite(confidence) & (depth > 0) & has_K[:, None, None]
@@ -128,11 +140,11 @@ class VggtPredictor:
         fitting = fitting_width(height, width, network.image_size, network.patch_size)
         return resize_keeping_aspect(frame.image, self.config.model.input_width or fitting, network.patch_size)
 
-    def _encode(self, resized: dict[int, ModelImage]) -> None:
+    def _encode(self, resized: dict[int, ModelImage], seen: dict[int, np.ndarray | None]) -> None:
         if resized:
             tokens = self.network.encode(stack_window(list(resized.values())))
             for (stamp, image), row in zip(resized.items(), tokens, strict=True):
-                self._encoded[stamp] = Encoded(image, row)
+                self._encoded[stamp] = Encoded(image, row, seen[stamp])
 
     def _intrinsics(self, window: Window, K_network: np.ndarray, transform: ImageTransform) -> np.ndarray:
         """[S, 3, 3] to unproject with, after intrinsics_mode; NaN where there is none."""
@@ -170,6 +182,34 @@ def fitting_width(height: int, width: int, image_size: int, patch_size: int) -> 
     """Width for the network at which the longer side of an upright image is not above what it was made for."""
     longest = image_size * min(1.0, width / height)
     return max(patch_size, int(longest / patch_size) * patch_size)
+
+
+def seen_on_grid(frame: Frame, transform: ImageTransform) -> np.ndarray | None:
+    """[h, w] bool: pixels of the network's grid under which all of the frame's mask is True; None without a mask."""
+    if frame.mask is None:
+        return None
+    hidden = cv2.integral((~frame.mask).astype(np.uint8))
+    left, right = _edges(transform, 0)
+    top, bottom = _edges(transform, 1)
+    below, above = hidden[bottom], hidden[top]
+    return (below[:, right] - below[:, left] - above[:, right] + above[:, left]) == 0
+
+
+def _edges(transform: ImageTransform, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and one past the last source pixel under each column (axis 0) or row (axis 1) of the network's grid."""
+    edges = np.zeros((transform.model_size[1 - axis] + 1, 2))
+    edges[:, axis] = np.arange(len(edges)) - 0.5
+    edges = transform.pixels_to_source(edges)[:, axis] + 0.5
+    last = transform.source_size[1 - axis]
+    first = np.floor(edges[:-1] + 1e-6).clip(0, last - 1)  # rounding must not reach for the neighbour
+    return first.astype(int), np.maximum(np.ceil(edges[1:] - 1e-6).clip(1, last), first + 1).astype(int)
+
+
+def _forget_unseen(depth: np.ndarray, confidence: np.ndarray, seen: list[np.ndarray | None]) -> None:
+    """Of [S, h, w] depth and confidence nothing is known where a frame does not show the scene."""
+    for i, mask in enumerate(seen):
+        if mask is not None:
+            depth[i][~mask] = confidence[i][~mask] = np.nan
 
 
 def _cameras(pose_encoding: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -234,6 +274,9 @@ class FakePredictor:
         K_network = np.array([[w, 0.0, w / 2], [0.0, w, h / 2], [0.0, 0.0, 1.0]])
         K = [transform.K_to_model(f.K) if f.K is not None and use_calibration else K_network for f in frames]
         cam_from_window = np.tile(np.eye(4), (len(frames), 1, 1))
+        depth = np.full((len(frames), h, w), self.DISTANCE, dtype=np.float32)
+        confidence = np.ones((len(frames), h, w), dtype=np.float32)
+        _forget_unseen(depth, confidence, [seen_on_grid(frame, transform) for frame in frames])
         cam_from_window[:, 0, 3] = [-self.SPEED * (frame.stamp_ns - frames[0].stamp_ns) / 1e9 for frame in frames]
         return Prediction(
             stamps_ns=tuple(frame.stamp_ns for frame in frames),
@@ -242,8 +285,8 @@ class FakePredictor:
             cam_from_window=cam_from_window,
             K=np.stack(K),
             K_network=np.tile(K_network, (len(frames), 1, 1)),
-            depth=np.full((len(frames), h, w), self.DISTANCE, dtype=np.float32),
-            confidence=np.ones((len(frames), h, w), dtype=np.float32),
+            depth=depth,
+            confidence=confidence,
             transform=transform,
             prepare_s=time.perf_counter() - start,
         )
