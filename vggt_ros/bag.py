@@ -14,6 +14,7 @@ from vggt_ros.core.errors import EncodingError, ShapeError, SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.decode import CameraInfoCache, decode_frame, is_depth, is_distorted, stamp_ns
 from vggt_ros.recording import RecordedMessage, RecordedTopic, open_recording
+from vggt_ros.rectify import Rectifiers
 from vggt_ros.static_tf import StaticTransforms
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class BagSource:
         camera_info_topic: its calibration; empty takes the sibling `camera_info` of the image topic.
         frame_id: name of the optical frame; empty takes that of the images.
         skip_bad: log and count an image that cannot be decoded, instead of stopping on it.
+        rectify: take lens distortion out, unless the topic is a rectified one.
 
     Raises:
         SourceError: no bag, no image topic, or several and none is named.
@@ -46,9 +48,11 @@ class BagSource:
         camera_info_topic: str = '',
         frame_id: str = '',
         skip_bad: bool = False,
+        rectify: bool = True,
     ) -> None:
         self.path, self.skip_bad, self.skipped = Path(path), skip_bad, 0
         self._frame_id = frame_id
+        self._rectifiers = Rectifiers() if rectify else None
         self._recording = open_recording(path)
         try:
             self.topic = self._choose_topic(topic)
@@ -93,7 +97,14 @@ class BagSource:
     def _decode(self, recorded: RecordedMessage, infos: CameraInfoCache) -> Frame:
         message = self._recording.deserialize(recorded)
         info = infos.find(stamp_ns(message.header.stamp))
-        return decode_frame(message, info, convert=convert_image, frame_id=self._frame_id, rectified=self._rectified)
+        return decode_frame(
+            message,
+            info,
+            convert=convert_image,
+            frame_id=self._frame_id,
+            rectified=self._rectified,
+            rectifiers=self._rectifiers,
+        )
 
     def _images_after_info(self, infos: CameraInfoCache) -> Iterator[RecordedMessage]:
         """Images in recorded order; those before the first CameraInfo wait for it, within bounds."""
@@ -106,7 +117,7 @@ class BagSource:
             else:
                 info = self._recording.deserialize(recorded)
                 if infos.find(0) is None:
-                    _warn_of_distortion(info, self._rectified)
+                    _warn_of_distortion(info, self._rectified or self._rectifiers is not None)
                 infos.add(info)
                 is_waiting = False
             while waiting and not is_waiting:
@@ -163,9 +174,7 @@ def convert_image(message: Any) -> np.ndarray:
 
 def _warn_of_distortion(info: Any, rectified: bool) -> None:
     if is_distorted(info) and not rectified:
-        log.warning(
-            'the camera has lens distortion and the images are not rectified: shapes bend; run image_proc first'
-        )
+        log.warning('the camera has lens distortion and rectify is never: shapes bend; take --rectify auto')
 
 
 def _images(topics: dict[str, RecordedTopic]) -> str:

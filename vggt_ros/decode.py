@@ -12,6 +12,7 @@ import numpy as np
 
 from vggt_ros.core.errors import EncodingError, ShapeError
 from vggt_ros.core.frame import Frame
+from vggt_ros.rectify import Lens, Rectifiers
 
 DEFAULT_FRAME_ID = 'camera_optical_frame'  # where a source names none
 
@@ -55,6 +56,7 @@ def decode_frame(
     convert: Converter | None = None,
     frame_id: str = '',
     rectified: bool = False,
+    rectifiers: Rectifiers | None = None,
 ) -> Frame:
     """An image message and its calibration -> Frame.
 
@@ -65,18 +67,22 @@ def decode_frame(
             `lambda message: CvBridge().imgmsg_to_cv2(message, 'rgb8')`.
         frame_id: name of the optical frame; empty takes that of the message.
         rectified: the image is rectified, so P of the CameraInfo holds its intrinsics, not K.
+        rectifiers: takes lens distortion out of an image that is not rectified; None leaves it in.
 
     Raises:
-        EncodingError: the image cannot be decoded, or has no stamp.
+        EncodingError: the image cannot be decoded, has no stamp, or its lens cannot be rectified.
         ShapeError: the CameraInfo is for an image of another shape.
     """
     stamp = stamp_ns(message.header.stamp)
     if stamp <= 0:
         raise EncodingError('the image has stamp 0; its publisher must fill header.stamp with the time of exposure')
     image = decode_compressed(message) if hasattr(message, 'format') else decode_image(message, convert)
-    K = None if info is None else camera_matrix(info, image.shape[:2], rectified)
     name = frame_id or message.header.frame_id.lstrip('/') or DEFAULT_FRAME_ID
-    return Frame(stamp, image, name, K)
+    lens = None if info is None or rectified or rectifiers is None else lens_of(info, image.shape[:2])
+    if rectifiers is not None and lens is not None:
+        rectifier = rectifiers.find(lens)
+        return Frame(stamp, rectifier.rectify(image), name, rectifier.K, rectifier.mask)
+    return Frame(stamp, image, name, None if info is None else camera_matrix(info, image.shape[:2], rectified))
 
 
 def decode_image(message: Any, convert: Converter | None = None) -> np.ndarray:
@@ -157,6 +163,31 @@ def camera_matrix(info: Any, size: tuple[int, int], rectified: bool = False) -> 
     K[0, 2] += 0.5 * scale_u - 0.5
     K[1, 2] += 0.5 * scale_v - 0.5
     return K
+
+
+def lens_of(info: Any, size: tuple[int, int]) -> Lens | None:
+    """The lens of a raw image of this size (height, width), with the pinhole that P of its CameraInfo describes.
+
+    Without a P the pinhole has K. R turns the pinhole, as in image_proc, so that depth lies on its image_rect.
+
+    Returns:
+        None where the image needs no rectifying: no distortion, or no calibration.
+
+    Raises:
+        EncodingError: a lens model that is not known.
+        ShapeError: as camera_matrix.
+
+    Source: sensor_msgs/msg/CameraInfo.msg; ros-perception/vision_opencv, image_geometry/src/pinhole_camera_model.cpp.
+    """
+    K = camera_matrix(info, size)
+    if K is None or not is_distorted(info):
+        return None
+    K_pinhole = camera_matrix(info, size, rectified=True)
+    R = _matrix(info, 'r').reshape(3, 3)
+    distortion = _matrix(info, 'd')
+    model = info.distortion_model or ('plumb_bob' if len(distortion) <= 5 else 'rational_polynomial')
+    R = R if abs(np.linalg.det(R) - 1) < 1e-3 else np.eye(3)  # some drivers leave R empty
+    return Lens(size, K, distortion, model, R, K if K_pinhole is None else K_pinhole)
 
 
 def is_depth(message: Any) -> bool:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from vggt_ros.core.errors import EncodingError, SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.decode import DEFAULT_FRAME_ID
+from vggt_ros.rectify import Lens, Rectifiers
 from vggt_ros.static_tf import StaticTransforms
 
 log = logging.getLogger(__name__)
@@ -24,29 +26,43 @@ LISTS = ('frames.txt', 'rgb.txt')  # ours, and that of the TUM RGB-D benchmark: 
 START_NS = 1_000_000_000  # stamp 0 means none in ROS
 
 
+class _Camera(NamedTuple):
+    """What camera.json says; size is (height, width)."""
+
+    K: np.ndarray
+    size: tuple[int, int]
+    distortion: np.ndarray
+    model: str
+
+
 class ImageFolderSource:
     """The images of a folder as frames.
 
     Stamps come from `frames.txt` or `rgb.txt` (lines of `stamp file`), else from file names that are times (seconds
     with a decimal point, or nanoseconds), else from `rate`. Calibration comes from `camera.json`: width, height, fx,
-    fy, cx, cy in pixels, pixel centres at integers.
+    fy, cx, cy in pixels, pixel centres at integers; with distortion_model and distortion of a CameraInfo, where the
+    lens has any.
 
     Args:
         path: the folder.
         rate: images a second where nothing tells their times.
         frame_id: name of the optical frame.
         skip_bad: log and count an image that cannot be read, instead of stopping on it.
+        rectify: take lens distortion out.
 
     Raises:
         SourceError: no images, or a list or calibration that cannot be read.
     """
 
-    def __init__(self, path: Path | str, *, rate: float = 10.0, frame_id: str = '', skip_bad: bool = False) -> None:
+    def __init__(
+        self, path: Path | str, *, rate: float = 10.0, frame_id: str = '', skip_bad: bool = False, rectify: bool = True
+    ) -> None:
         self.path, self.skip_bad, self.skipped = Path(path), skip_bad, 0
         self._frame_id = frame_id or DEFAULT_FRAME_ID
         self._files = self._read_list() or self._list_files(rate)
         if not self._files:
             raise SourceError(f'{path} holds no images ({", ".join(IMAGE_SUFFIXES)}) and no bag')
+        self._rectifiers = Rectifiers() if rectify else None
         self._camera = self._read_camera()
 
     def __len__(self) -> int:
@@ -62,7 +78,7 @@ class ImageFolderSource:
                 self.skipped += 1
                 log.warning('skipped an image: %s', error)
                 continue
-            yield Frame(stamp_ns, image, self._frame_id, self._K(image.shape[:2]))
+            yield self._make_frame(stamp_ns, image)
 
     def static_transforms(self) -> StaticTransforms:
         """None: nobody says where the camera is mounted."""
@@ -95,7 +111,15 @@ class ImageFolderSource:
             return sorted(zip(stamps, files, strict=True))  # type: ignore[type-var, arg-type]
         return [(START_NS + round(i * 1e9 / rate), file) for i, file in enumerate(files)]
 
-    def _read_camera(self) -> tuple[np.ndarray, tuple[int, int]] | None:
+    def _make_frame(self, stamp_ns: int, image: np.ndarray) -> Frame:
+        K = self._K(image.shape[:2])
+        if K is None or self._camera is None or self._rectifiers is None or not self._camera.distortion.any():
+            return Frame(stamp_ns, image, self._frame_id, K)
+        lens = Lens(image.shape[:2], K, self._camera.distortion, self._camera.model, np.eye(3), K)
+        rectifier = self._rectifiers.find(lens)
+        return Frame(stamp_ns, rectifier.rectify(image), self._frame_id, rectifier.K, rectifier.mask)
+
+    def _read_camera(self) -> _Camera | None:
         file = self.path / 'camera.json'
         if not file.is_file():
             log.warning('no camera.json in %s: the network estimates the intrinsics', self.path)
@@ -104,17 +128,18 @@ class ImageFolderSource:
             camera = json.loads(file.read_text())
             K = np.array([[camera['fx'], 0, camera['cx']], [0, camera['fy'], camera['cy']], [0, 0, 1]], np.float64)
             size = int(camera['height']), int(camera['width'])
+            distortion = np.array(camera.get('distortion') or (), np.float64)
         except (ValueError, KeyError, TypeError) as error:
             raise SourceError(f'{file} must hold width, height, fx, fy, cx, cy as numbers: {error!r}') from error
-        if any(camera.get('distortion') or ()):
-            log.warning('%s has lens distortion: shapes bend unless the images are rectified', file)
-        return K, size
+        if distortion.any() and self._rectifiers is None:
+            log.warning('%s has lens distortion and rectify is never: shapes bend; take --rectify auto', file)
+        return _Camera(K, size, distortion, camera.get('distortion_model') or 'plumb_bob')
 
     def _K(self, size: tuple[int, int]) -> np.ndarray | None:  # noqa: N802  K is the intrinsics everywhere
         """K of an image; None where its shape is not that of the calibrated one."""
         if self._camera is None:
             return None
-        K, (height, width) = self._camera
+        K, (height, width) = self._camera.K, self._camera.size
         scale_v, scale_u = size[0] / height, size[1] / width
         if abs(scale_u / scale_v - 1) > 1.5 / min(size):  # a pixel of rounding
             log.warning('camera.json is for %dx%d, an image has %dx%d: not used', width, height, size[1], size[0])

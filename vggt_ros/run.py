@@ -309,6 +309,7 @@ def main(args: argparse.Namespace) -> int:
         frame_id=config.frames.camera_optical_frame,
         rate=args.rate,
         skip_bad=args.skip_bad,
+        rectify=config.camera.rectify == 'auto',
     )
     out = Path(args.out) if args.out else Path('runs') / (Path(args.source).resolve().stem or 'run')
     try:

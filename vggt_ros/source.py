@@ -46,6 +46,7 @@ def open_source(
     frame_id: str = '',
     rate: float = 10.0,
     skip_bad: bool = False,
+    rectify: bool = True,
 ) -> Source:
     """Open a bag, a video or a folder of images.
 
@@ -55,6 +56,7 @@ def open_source(
         frame_id: name of the optical frame; empty takes that of the recording.
         rate: images a second, for a folder that does not tell.
         skip_bad: go on where an image cannot be decoded.
+        rectify: take lens distortion out where the calibration has it.
 
     Raises:
         SourceError: nothing there, or nothing that holds frames.
@@ -64,11 +66,13 @@ def open_source(
         raise SourceError(f'{path} does not exist')
     suffix = path.suffix.lower()
     if is_bag(path):
-        return BagSource(path, topic, camera_info_topic=camera_info_topic, frame_id=frame_id, skip_bad=skip_bad)
+        return BagSource(
+            path, topic, camera_info_topic=camera_info_topic, frame_id=frame_id, skip_bad=skip_bad, rectify=rectify
+        )
     if topic:
         raise SourceError(f'{path} is no bag, so it has no topic {topic}')
     if path.is_dir():
-        return ImageFolderSource(path, rate=rate, frame_id=frame_id, skip_bad=skip_bad)
+        return ImageFolderSource(path, rate=rate, frame_id=frame_id, skip_bad=skip_bad, rectify=rectify)
     if suffix in VIDEO_SUFFIXES:
         return VideoSource(path, frame_id=frame_id)
     raise SourceError(

@@ -21,6 +21,7 @@ from vggt_ros.core.submap import Update
 from vggt_ros.decode import CameraInfoCache, decode_frame, is_distorted, stamp_ns
 from vggt_ros.encode import Encoder, Output
 from vggt_ros.mailbox import Letter, Mailbox
+from vggt_ros.rectify import Rectifiers
 from vggt_ros.silence import Silence
 from vggt_ros.tally import Tally
 from vggt_ros.throttle import Throttle
@@ -96,6 +97,7 @@ class Worker:
         self._settings, self._mailbox = settings, mailbox
         self._convert, self._is_rectified = convert, is_rectified
         self._config = pipeline.config
+        self._rectifiers = Rectifiers() if self._config.camera.rectify == 'auto' else None
         self._silence = Silence(data_clock)
         self._throttle = Throttle()
         self._arrivals: OrderedDict[int, float] = OrderedDict()  # stamp -> steady seconds
@@ -211,15 +213,16 @@ class Worker:
             convert=self._convert,
             frame_id=self._config.frames.camera_optical_frame,
             rectified=self._is_rectified,
+            rectifiers=self._rectifiers,
         )
         self.tally.image = f'{frame.size[1]}x{frame.size[0]} {getattr(message, "encoding", None) or message.format}'
         self.tally.uncalibrated = frame.K is None
-        if info is not None and not self._is_rectified and is_distorted(info):
+        if info is not None and not self._is_rectified and self._rectifiers is None and is_distorted(info):
             self._throttle(
                 log.warning,
                 'distortion',
-                'CameraInfo has lens distortion and the image is not rectified: depth and poses suffer towards the '
-                'borders; give the topic of image_proc, such as image:=/camera/image_rect',
+                'CameraInfo has lens distortion, the image is not rectified, and rectify is never: depth and poses '
+                'suffer towards the borders; set rectify:=auto, or give a rectified topic',
             )
         return frame
 

@@ -174,15 +174,16 @@ def test_a_calibration_that_changes_is_followed(tmp_path: Path):
     assert [frame.K[0, 0] for frame in open_source(write_bag(tmp_path / 'bag', entries))] == [60, 120]
 
 
-def test_lens_distortion_is_warned_of_unless_the_topic_is_rectified(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_lens_distortion_is_taken_out_or_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     P = K * [[0.8], [0.8], [1]]
     distorted = info_message(TYPES, K, (48, 64), P=P, d=(0.1, 0, 0, 0, 0))
-    for name, focal in (('image_raw', 60), ('image_rect_color', 48)):
+    for name, rectify, focal in (('image_raw', True, 48), ('image_raw', False, 60), ('image_rect_color', True, 48)):
         caplog.clear()
         entries = [('/cam/camera_info', INFO, START_NS, distorted), (f'/cam/{name}', IMAGE, START_NS, image())]
-        (frame,) = open_source(write_bag(tmp_path / name, entries))
-        assert frame.K[0, 0] == pytest.approx(focal)
-        assert ('distortion' in caplog.text) == (name == 'image_raw')
+        (frame,) = open_source(write_bag(tmp_path / f'{name}{rectify}', entries), rectify=rectify)
+        assert frame.K[0, 0] == pytest.approx(focal)  # that of P where the image is rectified
+        assert np.array_equal(frame.image, coloured_image()) != (name == 'image_raw' and rectify)
+        assert ('distortion' in caplog.text) != rectify
 
 
 def with_a_bad_image(path: Path) -> Path:

@@ -65,6 +65,27 @@ def test_calibration_follows_the_size_of_the_images(tmp_path: Path):
     np.testing.assert_allclose(frame.K, [[120, 0, 63.5], [0, 122, 47.5], [0, 0, 1]])
 
 
+def test_a_distorted_lens_of_camera_json_is_rectified(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """A dot off the middle moves outwards as the lens says: r of the pinhole (1 + k1 r^2) is r in the image."""
+    shown = np.array([31.5 + 20, 23.5])
+    u, v = np.meshgrid(np.arange(64), np.arange(48))
+    dot = 200 * np.exp(-((u - shown[0]) ** 2 + (v - shown[1]) ** 2) / 8)
+    save(tmp_path / 'a.png', np.repeat(dot.astype(np.uint8)[..., None], 3, axis=-1))
+    camera = {**CAMERA, 'distortion_model': 'plumb_bob', 'distortion': [-0.3, 0, 0, 0, 0]}
+    (tmp_path / 'camera.json').write_text(json.dumps(camera))
+    (frame,) = open_source(tmp_path)
+    grey = frame.image[..., 0].astype(float)
+    found = (grey * u).sum() / grey.sum() - 31.5
+    radius = np.roots([-0.3, 0, 1, -20 / 60])
+    expected = 60 * min(r.real for r in radius if abs(r.imag) < 1e-9 and r.real > 0)
+    assert found == pytest.approx(expected, abs=0.15)
+    assert expected > 20.7
+    assert caplog.text == ''
+    (raw,) = open_source(tmp_path, rectify=False)
+    assert 'rectify is never' in caplog.text
+    assert raw.image[..., 0].max(axis=0).argmax() in (51, 52)
+
+
 def test_calibration_of_another_shape_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     save(tmp_path / 'a.png', cv2.resize(coloured_image(), (64, 64)))
     (tmp_path / 'camera.json').write_text(json.dumps(CAMERA))

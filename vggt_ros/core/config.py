@@ -165,6 +165,10 @@ class CameraConfig(Section):
         one_of=('camera_info', 'locked', 'per_window'),
     )
     camera_info_timeout_s: float = setting(3.0, 'seconds to wait for the first CameraInfo', at_least=0, at_most=60)
+    rectify: str = setting(
+        'auto', 'auto takes lens distortion out of images whose CameraInfo has it, never leaves it in',
+        one_of=('auto', 'never'),
+    )
     output_resolution: str = setting(
         'model', 'size of depth and colour images: that of the network, or of the input', one_of=('model', 'input')
     )
