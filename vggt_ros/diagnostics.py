@@ -116,6 +116,8 @@ def _tracking(seam: Seam | None, statistics: Statistics, config: Config) -> tupl
         'unit': unit,
         'windows held': statistics.held,
         'windows degenerate': statistics.degenerate,
+        'answers refused': statistics.refused,
+        'windows bridged': statistics.bridged,
         'restarts': statistics.restarts,
         'resets': statistics.resets,
     }
@@ -130,6 +132,10 @@ def _tracking(seam: Seam | None, statistics: Statistics, config: Config) -> tupl
     }
     if seam.status is SeamStatus.HELD:
         return DiagnosticStatus.ERROR, 'lost: the last window could not be joined to the one before', figures
+    if seam.status is SeamStatus.REFUSED:
+        return DiagnosticStatus.ERROR, 'lost: the points of the last window disagree with the map; refused', figures
     if seam.status is SeamStatus.DEGENERATE:
         return DiagnosticStatus.WARN, 'the last window was joined by camera poses alone', figures
+    if seam.status is SeamStatus.BRIDGED:
+        return DiagnosticStatus.WARN, 'an answer of the network was refused, and bridged by another', figures
     return DiagnosticStatus.OK, 'windows fit together', figures

@@ -65,6 +65,7 @@ class WindowRow:
     inlier_ratio: float
     residual: float
     scale_ratio: float
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class Report:
                 seam.inlier_ratio,
                 seam.residual,
                 seam.scale_ratio,
+                seam.refused,
             )
         )
         for stage in ('prepare', 'network', 'align', 'map'):
@@ -221,6 +223,7 @@ class Report:
                     'inlier_ratio': _number(row.inlier_ratio),
                     'residual': _number(row.residual),
                     'scale_ratio': _number(row.scale_ratio),
+                    'refused': row.refused,
                 }
                 for row in self.windows
             ],

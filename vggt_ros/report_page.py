@@ -26,7 +26,9 @@ ABOVE_SIZE = 900  # pixels of the cloud seen from above
 _STATUS = {
     SeamStatus.FIRST: ('first', 'first window: defines the map'),
     SeamStatus.ALIGNED: ('good', 'aligned on points'),
+    SeamStatus.BRIDGED: ('good', 'bridged past a refused answer'),
     SeamStatus.DEGENERATE: ('fair', 'by camera poses only'),
+    SeamStatus.REFUSED: ('poor', 'refused: no pose'),
     SeamStatus.HELD: ('poor', 'not known: held'),
 }
 _STAGE = {
@@ -89,7 +91,8 @@ def _notes(report: Report) -> str:
         notes.append(('poor', 'No network ran: backend fake shows a flat wall, to test the plumbing.'))
     if not report.metric:
         notes.append(('fair', 'Lengths are in units of the network, not metres: one camera cannot know its scale.'))
-    lost = sum(row.status is SeamStatus.HELD and row.index > 0 for row in report.windows)
+    unknown = (SeamStatus.HELD, SeamStatus.REFUSED)
+    lost = sum(row.status in unknown and row.index > 0 for row in report.windows)
     if lost:
         notes.append(('poor', f'{lost} of {len(report.windows)} windows could not be placed and were held.'))
     notes += [('fair', note) for note in report.notes]

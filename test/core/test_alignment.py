@@ -118,7 +118,7 @@ def test_windows_that_disagree_are_told():
     rng = np.random.default_rng(0)
     noise = np.exp(rng.normal(0, 1.0, window.depth.shape)).astype(np.float32)
     seam = place(latest, dataclasses.replace(window, depth=window.depth * noise)).seam
-    assert seam.status is SeamStatus.DEGENERATE
+    assert seam.status is SeamStatus.REFUSED
     assert seam.inlier_ratio < 0.3
 
 

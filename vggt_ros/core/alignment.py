@@ -70,7 +70,7 @@ def align(prediction: Prediction, latest: Submap | None, config: AlignmentConfig
 
     Returns:
         map_from_window, always finite, and how well the seam fits: ALIGNED where the points confirm it, DEGENERATE
-        where they are too few or disagree.
+        where they are too few, REFUSED where they disagree.
     """
     if latest is None:
         return Placement(map_from_first, Seam(SeamStatus.FIRST if prediction.is_posed.any() else SeamStatus.HELD))
@@ -82,8 +82,10 @@ def align(prediction: Prediction, latest: Submap | None, config: AlignmentConfig
     scale = matches.median_scale()
     before_from_window = fit_cameras(before, prediction, pairs, scale, NOISE_SHIFT * float(np.median(matches.depth)))
     seam = _judge(before, prediction, pairs, matches, before_from_window)
-    if len(matches) < MIN_POINTS or seam.inlier_ratio < config.min_inlier_ratio:
+    if len(matches) < MIN_POINTS:
         seam = dataclasses.replace(seam, status=SeamStatus.DEGENERATE)
+    elif seam.inlier_ratio < config.min_inlier_ratio:
+        seam = dataclasses.replace(seam, status=SeamStatus.REFUSED)
     map_from_before = latest.placement.map_from_window
     seam = dataclasses.replace(seam, residual=map_from_before.scale * seam.residual)
     return Placement(map_from_before @ before_from_window, seam)

@@ -43,6 +43,12 @@ class Sim3:
         """source_from_target."""
         return Sim3(1.0 / self.scale, self.R.T, -(self.R.T @ self.t) / self.scale)
 
+    def matrix(self) -> np.ndarray:
+        """[4, 4] with the scale in its upper left [3, 3]; move_points takes it."""
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = self.scale * self.R, self.t
+        return matrix
+
     def transform_points(self, points: np.ndarray) -> np.ndarray:
         """[..., 3] points of the source in the target."""
         return self.scale * points @ self.R.T + self.t

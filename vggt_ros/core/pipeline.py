@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from vggt_ros.core.alignment import align
+from vggt_ros.core.bridging import Bridge
 from vggt_ros.core.config import Config, settings
 from vggt_ros.core.errors import ConfigError
 from vggt_ros.core.frame import Frame
@@ -37,6 +38,8 @@ class Statistics:
         restarts: windows started anew after a gap or a change of size or frame_id; the map goes on.
         resets: new maps, after a jump back in time or on request.
         held, degenerate: windows whose place the points could not tell (SeamStatus).
+        refused: answers of the network that were not believed, because their points disagreed with the map.
+        bridged: windows placed by another answer after one was refused.
         failures: windows that the network failed on; frames that the next window holds too get another chance.
     """
 
@@ -49,6 +52,8 @@ class Statistics:
     resets: int = 0
     held: int = 0
     degenerate: int = 0
+    refused: int = 0
+    bridged: int = 0
     failures: int = 0
 
 
@@ -64,6 +69,7 @@ class Pipeline:
         self.windows = WindowBuffer(config.window)
         self.predictor = predictor
         self.map = Map(config)
+        self.bridge = Bridge(config, self.map, self.windows)
         self.statistics = Statistics()
         self._last: Frame | None = None
 
@@ -92,6 +98,7 @@ class Pipeline:
         self.windows.reset()
         self.predictor.reset()
         self.map.reset()
+        self.bridge.reset()
         self._last = None
 
     def reconfigure(self, config: Config) -> None:
@@ -99,7 +106,7 @@ class Pipeline:
         _refuse_static_changes(self.config, config)
         self.keyframes.config = config.keyframe
         self.map.reconfigure(config)
-        self.config = config
+        self.config = self.bridge.config = config
 
     def _is_in_time(self, frame: Frame) -> bool:
         """Whether the stamp follows the last one; a jump back by over a second may reset the map."""
@@ -143,35 +150,53 @@ class Pipeline:
         return f'no frame for {gap_s:.3f} s' if 0 < max_gap_s < gap_s else None
 
     def _process(self, window: Window) -> Update:
-        start = time.perf_counter()
-        prediction = self._predict(window)
-        predicted = time.perf_counter()
-        placement = align(prediction, self.map.latest, self.config.alignment, self.map.map_from_first_window)
-        aligned = time.perf_counter()
-        update = self.map.insert(Submap(prediction, placement, window.shared))
-        if self.config.camera.output_resolution == 'input':
-            update = _at_source_resolution(update, window, prediction)
-        times = StageTimes(
-            prepare_s=prediction.prepare_s,
-            network_s=predicted - start - prediction.prepare_s,
-            align_s=aligned - predicted,
-            map_s=time.perf_counter() - aligned,
-        )
-        self._count(placement.seam)
-        return dataclasses.replace(update, times=times)
-
-    def _predict(self, window: Window) -> Prediction:
+        clock = _StageClock()
         try:
-            return self.predictor.predict(window)
+            placed = self.bridge.place(window, lambda frames: clock.network(self.predictor.predict, frames))
         except Exception:
             self.statistics.failures += 1
             self.windows.retract(window)
             raise
+        clock.stop('align_s')
+        update = self.map.insert(Submap(placed.prediction, placed.placement, placed.window.shared))
+        if self.config.camera.output_resolution == 'input':
+            update = _at_source_resolution(update, placed.window, placed.prediction)
+        clock.stop('map_s')
+        self._count(placed.placement.seam)
+        return dataclasses.replace(update, times=clock.times)
 
     def _count(self, seam: Seam) -> None:
         self.statistics.windows += 1
         self.statistics.held += seam.status is SeamStatus.HELD
         self.statistics.degenerate += seam.status is SeamStatus.DEGENERATE
+        self.statistics.refused += seam.refused + (seam.status is SeamStatus.REFUSED)
+        self.statistics.bridged += seam.status is SeamStatus.BRIDGED
+
+
+class _StageClock:
+    """Seconds of one window by stage, from its making on."""
+
+    def __init__(self) -> None:
+        self.times = StageTimes()
+        self._since = time.perf_counter()
+
+    def network(self, predict: Callable[[Window], Prediction], window: Window) -> Prediction:
+        """The answer of the network; its time goes to prepare_s and network_s."""
+        self.stop('align_s')
+        prediction = predict(window)
+        self._since += prediction.prepare_s
+        self._add('prepare_s', prediction.prepare_s)
+        self.stop('network_s')
+        return prediction
+
+    def stop(self, stage: str) -> None:
+        """What passed since the last stop belongs to this stage."""
+        now = time.perf_counter()
+        self._add(stage, now - self._since)
+        self._since = now
+
+    def _add(self, stage: str, seconds: float) -> None:
+        self.times = dataclasses.replace(self.times, **{stage: getattr(self.times, stage) + seconds})
 
 
 def _at_source_resolution(update: Update, window: Window, prediction: Prediction) -> Update:

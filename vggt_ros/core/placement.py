@@ -13,7 +13,9 @@ class SeamStatus(Enum):
 
     FIRST = 'first'  # it defines the map
     ALIGNED = 'aligned'  # by depths and cameras of the shared frames, confirmed by their dense points
-    DEGENERATE = 'degenerate'  # likewise, but too few points, or too many that disagree, to confirm it
+    BRIDGED = 'bridged'  # likewise, on the last window that is trusted, past one that was refused
+    DEGENERATE = 'degenerate'  # by depths and cameras as well, but the points do not confirm it: too few, for one
+    REFUSED = 'refused'  # its points disagree: no pose and no point of it is believed
     HELD = 'held'  # nothing shared, or nothing that could be trusted: at the last pose and scale known
 
 
@@ -28,6 +30,7 @@ class Seam:
         residual: weighted rms distance of those that agree, map units; NaN likewise.
         scale_ratio: scale of this window over that of the one before; NaN likewise.
         rotation_deg: spread of the shared cameras' rotations after placement, degrees; NaN likewise.
+        refused: passes of the network over these frames that were refused before this one.
     """
 
     status: SeamStatus
@@ -36,6 +39,7 @@ class Seam:
     residual: float = float('nan')
     scale_ratio: float = float('nan')
     rotation_deg: float = float('nan')
+    refused: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -109,7 +109,8 @@ class VggtPredictor:
         prepare_s = time.perf_counter() - start
         self._encode(resized, seen)
         images = [self._encoded[stamp].image for stamp in stamps_ns]
-        decoded = list(range(max(0, window.shared - self.config.alignment.max_frames), len(window.frames)))
+        compared = window.shared if window.is_bridge else self.config.alignment.max_frames
+        decoded = list(range(max(0, window.shared - compared), len(window.frames)))
         transform = images[0].transform
         tokens = torch.stack([self._encoded[stamp].tokens for stamp in stamps_ns])
         output = self.network.predict(tokens, transform.model_size, frames=decoded)

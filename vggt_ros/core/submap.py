@@ -107,6 +107,7 @@ class Map:
         self.latest: Submap | None = None  # the last with a pose: what the next window is placed on
         self._voxels = VoxelMap(self.config.cloud.voxel_size, self.config.map.map_max_points)
         self._windows = 0
+        self._latest_index = 0  # number of the window of latest
         self._map_from_cam: np.ndarray | None = None  # of the newest frame with a pose
         self._covariance = START
 
@@ -146,7 +147,7 @@ class Map:
         )
         for frame in frames:
             self.path.append((frame.stamp_ns, frame.map_from_cam))
-            self._voxels.insert(*self._points(frame))
+            self._voxels.insert(*self._points(frame), self._windows)
         update = Update(
             frames=frames,
             window_stamps_ns=prediction.stamps_ns,
@@ -159,8 +160,12 @@ class Map:
         self._windows += 1
         self.submaps.append(submap)
         if prediction.is_posed.any():
-            self.latest = submap
+            self.latest, self._latest_index = submap, update.index
         return update
+
+    def withdraw_latest(self) -> None:
+        """Take back the window that the next was to be placed on: it was outvoted, and its points leave the cloud."""
+        self._voxels = self._voxels.without(self._latest_index)
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
         """The cloud so far, one point a voxel, the oldest first: [N, 3] float32 in the map and [N, 3] uint8 RGB."""
@@ -170,9 +175,9 @@ class Map:
         """Take settings that may change while running; a new voxel size thins what is there."""
         voxel_size, self.config = self.config.cloud.voxel_size, config
         if config.cloud.voxel_size != voxel_size:
-            xyz, rgb = self.points()
+            before = self._voxels
             self._voxels = VoxelMap(config.cloud.voxel_size, config.map.map_max_points)
-            self._voxels.insert(xyz, rgb)
+            self._voxels.insert(*before.points(), before.owners())
 
     def _map_from_cams(self, submap: Submap) -> np.ndarray:
         """[S, 4, 4] poses of the window's cameras in the map, always finite."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+
+from vggt_ros.core.geometry import Sim3, move_points
 
 BITS = 21  # of a voxel index on each axis: 42 km across at 2 cm
 HASH = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio; Source: Knuth, TAOCP vol. 3, sec. 6.4
 
 
 class VoxelMap:
-    """A cloud in which the first point seen stands for its voxel.
+    """A cloud in which the first point seen stands for its voxel; each point knows which submap it belongs to.
 
     Voxels are numbered 1, 2, 3 ... as they come and live in a ring, so the oldest are overwritten. A hash table chains
     them newest first; numbers along a chain fall, so a chain simply ends at the first number that the ring has lost.
@@ -31,26 +35,65 @@ class VoxelMap:
         self._key = np.zeros(max_points, dtype=np.int64)
         self._xyz = np.zeros((max_points, 3), dtype=np.float32)
         self._rgb = np.zeros((max_points, 3), dtype=np.uint8)
+        self._owner = np.zeros(max_points, dtype=np.int32)
 
     def __len__(self) -> int:
         return min(self._count, self.max_points)
 
-    def insert(self, xyz: np.ndarray, rgb: np.ndarray) -> None:
-        """Add [N, 3] finite points with [N, 3] uint8 colours; those in a voxel that is known change nothing."""
+    def insert(self, xyz: np.ndarray, rgb: np.ndarray, owner: int | np.ndarray = 0) -> None:
+        """Add [N, 3] finite points with [N, 3] uint8 colours; those in a voxel that is known change nothing.
+
+        Args:
+            xyz, rgb: the points.
+            owner: number of the submap they belong to, or [N] numbers.
+        """
+        owners = np.broadcast_to(np.asarray(owner, dtype=np.int32), len(xyz))
         index = np.floor(np.ascontiguousarray(xyz.T) / np.float32(self.voxel_size))  # [3, N]: rows add up faster
         inside = np.abs(index).max(axis=0) < 1 << (BITS - 1)
         if not inside.all():
-            index, xyz, rgb = index[:, inside], xyz[inside], rgb[inside]
+            index, xyz, rgb, owners = index[:, inside], xyz[inside], rgb[inside], owners[inside]
         x, y, z = index.astype(np.int64) + (1 << (BITS - 1))
         key = (x << 2 * BITS) | (y << BITS) | z
         first = first_of_each(key)
         first = first[~self._holds(key[first])][-self.max_points :]
-        self._append(key[first], xyz[first], rgb[first])
+        self._append(key[first], xyz[first], rgb[first], owners[first])
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
         """Copies, the oldest first: [N, 3] float32 and [N, 3] uint8."""
-        slots = (np.arange(self._count - len(self), self._count)) % self.max_points
+        slots = self._slots()
         return self._xyz[slots], self._rgb[slots]
+
+    def owners(self) -> np.ndarray:
+        """[N] int32 submaps that the points belong to, in the order of points()."""
+        return self._owner[self._slots()]
+
+    def without(self, owner: int) -> VoxelMap:
+        """A copy that lacks the points of one submap."""
+        (xyz, rgb), owners = self.points(), self.owners()
+        kept = owners != owner
+        copy = VoxelMap(self.voxel_size, self.max_points)
+        copy.insert(xyz[kept], rgb[kept], owners[kept])
+        return copy
+
+    def moved(self, new_from_old: Mapping[int, Sim3]) -> VoxelMap:
+        """A copy in which the points have moved with their submaps; where voxels fall together, the older point stays.
+
+        Args:
+            new_from_old: how each submap moves in the map; points of others stay.
+        """
+        (xyz, rgb), owners = self.points(), self.owners()
+        order = np.argsort(owners, kind='stable')
+        starts = np.searchsorted(owners, np.arange(owners.max(initial=-1) + 2), sorter=order)
+        for owner, transform in new_from_old.items():
+            if 0 <= owner < len(starts) - 1:
+                own = order[starts[owner] : starts[owner + 1]]
+                xyz[own] = move_points(transform.matrix(), xyz[own])
+        copy = VoxelMap(self.voxel_size, self.max_points)
+        copy.insert(xyz, rgb, owners)
+        return copy
+
+    def _slots(self) -> np.ndarray:
+        return np.arange(self._count - len(self), self._count) % self.max_points
 
     def _bucket(self, key: np.ndarray) -> np.ndarray:
         return ((key.view(np.uint64) * HASH) >> self._shift).view(np.int64)
@@ -70,10 +113,10 @@ class VoxelMap:
             held[waiting[equal]] = True
             number, waiting = self._older[slot[~equal]], waiting[~equal]
 
-    def _append(self, key: np.ndarray, xyz: np.ndarray, rgb: np.ndarray) -> None:
+    def _append(self, key: np.ndarray, xyz: np.ndarray, rgb: np.ndarray, owner: np.ndarray) -> None:
         number = self._count + 1 + np.arange(len(key))
         slot = (number - 1) % self.max_points
-        self._key[slot], self._xyz[slot], self._rgb[slot] = key, xyz, rgb
+        self._key[slot], self._xyz[slot], self._rgb[slot], self._owner[slot] = key, xyz, rgb, owner
         bucket = self._bucket(key)
         order = np.argsort(bucket, kind='stable')  # voxels of one bucket side by side, numbers rising
         bucket, number, slot = bucket[order], number[order], slot[order]

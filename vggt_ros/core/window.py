@@ -15,15 +15,22 @@ class Window:
     Args:
         frames: S frames of one size.
         shared: how many of them, from the front, were in the window before.
+        is_bridge: whether the first of them come from further back; their depth is wanted as well.
     """
 
     frames: tuple[Frame, ...]
     shared: int
+    is_bridge: bool = False
 
     @property
     def new(self) -> tuple[Frame, ...]:
         """The frames that no window held before."""
         return self.frames[self.shared :]
+
+    def narrowed(self) -> Window | None:
+        """The same new frames beside the newer half of the shared ones; None where that would leave none."""
+        kept = self.shared // 2
+        return Window(self.frames[self.shared - kept :], kept) if kept else None
 
 
 class WindowBuffer:
@@ -31,8 +38,7 @@ class WindowBuffer:
 
     def __init__(self, config: WindowConfig) -> None:
         self.config = config
-        self._frames: list[Frame] = []
-        self._shared = 0
+        self.reset()
 
     def add(self, frame: Frame) -> Window | None:
         """Take the next keyframe; return a window when it completes one."""
@@ -48,13 +54,22 @@ class WindowBuffer:
         gone = len(window.frames) - len(self._frames)
         self._shared = max(0, window.shared - gone)
 
+    def begin_with(self, trusted: Window) -> None:
+        """The window just emitted is not believed: half of what the next one shares comes from an earlier one."""
+        count = (len(self._frames) + 1) // 2
+        if count:
+            self._frames[:count] = trusted.frames[-count:]
+            self._is_bridge = True
+
     def reset(self) -> None:
         """Forget everything; the next window shares nothing."""
-        self._frames, self._shared = [], 0
+        self._frames: list[Frame] = []
+        self._shared = 0
+        self._is_bridge = False
 
     def _emit(self) -> Window:
-        window = Window(tuple(self._frames), self._shared)
+        window = Window(tuple(self._frames), self._shared, self._is_bridge)
         keep = self.config.size - self.config.stride
         self._frames = self._frames[-keep:] if keep else []
-        self._shared = len(self._frames)
+        self._shared, self._is_bridge = len(self._frames), False
         return window
