@@ -176,17 +176,58 @@ class CameraConfig(Section):
 
 @dataclass(frozen=True)
 class ScaleConfig(Section):
-    """Where metres come from."""
+    """Where metres come from, and which way is up."""
 
     scale_source: str = setting(
-        'none', 'none leaves the unit of the first window, fixed multiplies it by scale', one_of=('none', 'fixed')
+        'none',
+        'what tells metres: odometry or tf (way of the robot), depth or lidar (another sensor), camera_height (over '
+        'the floor), baseline (to a second camera), fixed (a known factor), or none: the unit of the first window',
+        one_of=('none', 'fixed', 'odometry', 'tf', 'depth', 'lidar', 'camera_height', 'baseline'),
     )
     scale: float = setting(1.0, 'metres per unit of the first window, for scale_source fixed', above=0)
+    scale_min_observations: int = setting(
+        5, 'windows that must agree before the scale is locked', at_least=2, at_most=1000
+    )
+    scale_max_spread: float = setting(
+        0.1, 'relative spread of the windows above which the scale is not locked', at_least=0.001, at_most=1
+    )
+    scale_horizon: int = setting(64, 'windows remembered by the estimate of scale', at_least=4, at_most=10000)
+    scale_min_motion: float = setting(
+        0.1, 'metres the camera must move within a window before odometry tells a scale', above=0
+    )
+    scale_sync_s: float = setting(
+        0.05, 'seconds that the other sensor may be off the image', at_least=0, at_most=1
+    )
+    camera_height: float = setting(
+        0.0, 'metres from floor to camera, for scale_source camera_height; 0 takes it from base -> camera, the base '
+        'being on the floor', at_least=0, at_most=100,
+    )
+    camera_baseline: float = setting(
+        0.0, 'metres between the two cameras, for scale_source baseline', at_least=0, at_most=100
+    )
+    gravity_source: str = setting(
+        'mount', 'what makes the map level: mount (the robot stands level at the start), imu, or none',
+        one_of=('mount', 'imu', 'none'),
+    )
+
+    def __post_init__(self) -> None:
+        if self.scale_source == 'baseline' and not self.camera_baseline:
+            raise ConfigError('scale_source baseline needs camera_baseline, the metres between the two cameras')
+        if self.scale_horizon < self.scale_min_observations:
+            raise ConfigError(
+                f'scale_horizon must be at least scale_min_observations, got {self.scale_horizon} and '
+                f'{self.scale_min_observations}'
+            )
 
     @property
     def factor(self) -> float:
-        """Output units per unit of the first window."""
+        """Output units per unit of the first window, as far as it is known beforehand."""
         return self.scale if self.scale_source == 'fixed' else 1.0
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the scale is found while running."""
+        return self.scale_source not in ('none', 'fixed')
 
 
 @dataclass(frozen=True)
@@ -244,6 +285,10 @@ class FramesConfig(Section):
         False, 'no TF tree: put the base at the camera, axes after REP 103, and publish that as static TF'
     )
     tf_timeout_s: float = setting(0.2, 'seconds to wait for base -> camera', at_least=0, at_most=10)
+    tf_rate: float = setting(20.0, 'times a second that map -> odom is sent again', above=0, at_most=100)
+    tf_tolerance: float = setting(
+        0.1, 'seconds that map -> odom is dated ahead, so that it holds until the next', at_least=0, at_most=1
+    )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from vggt_ros.core.covariance import LOST, START, move_covariance, seam_covarian
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, move_points, unproject_pixels
 from vggt_ros.core.placement import Placement, Seam, SeamStatus
 from vggt_ros.core.prediction import Prediction
+from vggt_ros.core.scale_report import ScaleReport
 from vggt_ros.core.voxels import VoxelMap
 
 __all__ = ['Map', 'PlacedFrame', 'Placement', 'Seam', 'SeamStatus', 'StageTimes', 'Submap', 'Update', 'validity']
@@ -80,6 +81,8 @@ class Update:
         index: number of the window, from 0.
         metric: whether map units are metres.
         times: seconds by stage.
+        scale: how far metres are known.
+        output_from_before: where everything published before lies now that the scale has changed; None where it stays.
     """
 
     frames: tuple[PlacedFrame, ...]
@@ -90,6 +93,8 @@ class Update:
     index: int
     metric: bool
     times: StageTimes = field(default_factory=StageTimes)
+    scale: ScaleReport = field(default_factory=ScaleReport)
+    output_from_before: Sim3 | None = None
 
 
 class Map:

@@ -1,0 +1,230 @@
+"""What each kind of evidence says of a window whose unit is known, and when it says nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import scene
+from scipy.spatial.transform import Rotation
+
+from vggt_ros.core.baseline_scale import measure_baseline
+from vggt_ros.core.depth_scale import measure_depth
+from vggt_ros.core.floor_scale import measure_floor
+from vggt_ros.core.geometry import Sim3, invert_rigid, unproject_depth
+from vggt_ros.core.odometry_scale import measure_way
+from vggt_ros.core.scale import Measurement, NoEvidence
+
+SCALES = (0.3, 1.0, 3.0)  # units of the window a metre
+UP = np.array([0.0, -1.0, 0.0])  # of the room, whose axes are those of an optical frame
+
+
+def window_of(world_from_cams, scale=1.0, seed=0):
+    """A perfect prediction that stands at its first camera, in a unit of its own."""
+    first = invert_rigid(world_from_cams[0])
+    return scene.predict_truth(world_from_cams, Sim3(scale, first[:3, :3], scale * first[:3, 3]))
+
+
+def metres(measurement) -> float:
+    assert isinstance(measurement, Measurement), measurement
+    return math.exp(measurement.log_metres)
+
+
+def rigid(rotvec_deg=(0, 0, 0), shift=(0, 0, 0)):
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_rotvec(rotvec_deg, degrees=True).as_matrix()
+    T[:3, 3] = shift
+    return T
+
+
+class TestWay:
+    """Odometry."""
+
+    MOUNT = rigid((-90, 0, 0), (0.4, 0.1, 0.5))  # base_from_cam: half a metre ahead of the wheels
+
+    @staticmethod
+    def odometry(world_from_cams, frame=rigid((0, 0, 70), (5, -3, 1)), noise=0.0, seed=0):  # noqa: B008  not changed
+        rng = np.random.default_rng(seed)
+        poses = [frame @ pose for pose in world_from_cams]
+        for pose in poses:
+            pose[:3, 3] += rng.normal(0, noise, 3)
+        return poses
+
+    @pytest.mark.parametrize('scale', SCALES)
+    def test_known_scale_from_ways(self, scale):
+        cams = scene.walk(8)
+        measured = measure_way(window_of(cams, scale), self.odometry(cams), 0.1)
+        assert metres(measured) * scale == pytest.approx(1.0, rel=1e-9)
+
+    def test_noise_of_a_centimetre_on_a_way_of_a_metre_costs_a_percent(self):
+        cams = scene.walk(8)
+        errors = [
+            math.log(metres(measure_way(window_of(cams), self.odometry(cams, noise=0.01, seed=seed), 0.1)))
+            for seed in range(40)
+        ]
+        assert np.sqrt(np.mean(np.square(errors))) < 0.02  # two ends of 1 cm on ways of 0.5 to 0.8 m
+
+    def test_one_pose_far_off_is_outvoted(self):
+        cams = scene.walk(8)
+        poses = self.odometry(cams)
+        poses[3][:3, 3] += [0.4, 0.0, 0.0]
+        assert metres(measure_way(window_of(cams), poses, 0.1)) == pytest.approx(1.0, rel=0.05)
+
+    def test_turning_on_the_spot_counts_only_with_the_lever_arm(self):
+        """The camera ahead of the wheels goes round them: 0.4 m times the turn is a way that both see."""
+        turns = [rigid((0, 0, 8.0 * i)) for i in range(8)]
+        place = scene.look([0.0, 0.0, 0.0], 0.0) @ invert_rigid(self.MOUNT)  # so that the robot stands in the room
+        cams = np.stack([place @ turn @ self.MOUNT for turn in turns])
+        window = window_of(cams, 2.0)
+        with_arm = measure_way(window, [turn @ self.MOUNT for turn in turns], 0.1)
+        assert metres(with_arm) == pytest.approx(0.5, rel=1e-9)
+        assert isinstance(measure_way(window, turns, 0.1), NoEvidence)
+
+    @pytest.mark.parametrize('cams', [[scene.look([0, 0, 0], 0)] * 8, [scene.look([0, 0, 0], 5 * i) for i in range(8)]])
+    def test_standing_and_pure_turns_say_nothing(self, cams):
+        cams = np.stack(cams)
+        said = measure_way(window_of(cams), self.odometry(cams, noise=0.002), 0.1)
+        assert isinstance(said, NoEvidence)
+        assert 'stands or turns' in said.reason
+        assert not said.is_conflict
+
+    def test_wheels_that_slip_under_a_standing_camera_say_nothing(self):
+        cams = np.stack([scene.look([0, 0, 0], 0)] * 8)
+        slipping = [rigid(shift=(0.1 * i, 0, 0)) for i in range(8)]
+        said = measure_way(window_of(cams), slipping, 0.1)
+        assert isinstance(said, NoEvidence)
+        assert 'slip' in said.reason
+
+    def test_a_wrong_mount_is_told(self):
+        """The camera is said to look ahead and looks to the left: ways differ by 90 degrees."""
+        cams = np.stack([scene.look([0.1 * i, 0.0, 0.0], 90) for i in range(8)])
+        wrong = [pose @ rigid((0, 90, 0)) for pose in self.odometry(cams)]
+        said = measure_way(window_of(cams), wrong, 0.1)
+        assert isinstance(said, NoEvidence)
+        assert said.is_conflict
+        assert 'base -> camera' in said.reason
+
+    def test_without_odometry_nothing_is_said(self):
+        cams = scene.walk(8)
+        assert isinstance(measure_way(window_of(cams), [None] * 8, 0.1), NoEvidence)
+        one_known = [np.eye(4)] + [None] * 7
+        assert isinstance(measure_way(window_of(cams), one_known, 0.1), NoEvidence)
+
+
+class TestDepth:
+    """Depth camera and lidar."""
+
+    @staticmethod
+    def points(world_from_cam, noise=0.01, invalid=0.3, shift=(0.0, 0.0, 0.0), seed=0, size=(120, 160)):
+        """What a depth camera of its own resolution measures, in its own frame; zeros where it measures nothing."""
+        rng = np.random.default_rng(seed)
+        K = scene.K * [[size[1] / scene.WIDTH], [size[0] / scene.HEIGHT], [1]]
+        depth = scene.render(world_from_cam @ rigid(shift=shift), K, size)
+        depth = depth * rng.normal(1, noise, size)
+        depth[rng.random(size) < invalid] = 0.0
+        return unproject_depth(depth, K).reshape(-1, 3)[::3]
+
+    @pytest.mark.parametrize('scale', SCALES)
+    def test_known_scale_from_depth_with_noise_and_holes(self, scale):
+        cams = scene.walk(4)
+        measured = measure_depth(window_of(cams, scale), [self.points(cam, seed=i) for i, cam in enumerate(cams)])
+        assert metres(measured) * scale == pytest.approx(1.0, rel=0.002)  # 1 % over a thousand points
+        assert measured.sigma < 0.01
+
+    def test_a_sensor_beside_the_camera_agrees_through_its_mount(self):
+        """20 cm to the right: it sees round the boxes, where only what hides the rest may count."""
+        cams, arm = scene.walk(4), (0.2, -0.1, 0.0)
+        points = [self.points(cam, shift=arm, seed=i) + arm for i, cam in enumerate(cams)]
+        assert metres(measure_depth(window_of(cams), points)) == pytest.approx(1.0, rel=0.005)
+
+    def test_a_sparse_sweep_of_16_lines_is_enough(self):
+        rng = np.random.default_rng(3)
+        cams = scene.walk(4)
+        sweeps = [dense[rng.choice(len(dense), 200, replace=False)] for dense in map(self.points, cams)]
+        assert metres(measure_depth(window_of(cams), sweeps)) == pytest.approx(1.0, rel=0.01)
+
+    def test_a_fifth_of_wrong_depth_does_not_count(self):
+        rng, cams = np.random.default_rng(0), scene.walk(4)
+        points = [self.points(cam) for cam in cams]
+        for one in points:
+            wrong = rng.random(len(one)) < 0.2
+            one[wrong] *= 2.0
+        assert metres(measure_depth(window_of(cams), points)) == pytest.approx(1.0, rel=0.01)
+
+    def test_depth_of_another_view_is_told(self):
+        cams = scene.walk(4)
+        elsewhere = [self.points(scene.look([2.0, 1.2, 0.5], 40.0 * i, 35.0)) for i in range(4)]
+        said = measure_depth(window_of(cams), elsewhere)
+        assert isinstance(said, NoEvidence)
+        assert said.is_conflict
+
+    def test_too_little_depth_says_nothing(self):
+        cams = scene.walk(4)
+        assert isinstance(measure_depth(window_of(cams), [None] * 4), NoEvidence)
+        assert isinstance(measure_depth(window_of(cams), [np.zeros((500, 3))] * 4), NoEvidence)
+        assert isinstance(measure_depth(window_of(cams), [self.points(cams[0])[:20]] * 4), NoEvidence)
+
+
+class TestFloor:
+    """Height of the camera over the floor, which lies 1.5 m below the middle of the room."""
+
+    @staticmethod
+    def driving(count=6, pitch=-25.0, height=0.9):
+        return np.stack([scene.look([0.08 * i - 1, 1.5 - height, -1.5], 20.0 + 3 * i, pitch) for i in range(count)])
+
+    @pytest.mark.parametrize('scale', SCALES)
+    @pytest.mark.parametrize('pitch', [-35.0, -20.0])
+    def test_known_scale_from_the_height(self, scale, pitch):
+        cams = self.driving(pitch=pitch)
+        window = window_of(cams, scale)
+        up = cams[0, :3, :3].T @ UP
+        assert metres(measure_floor(window, up, 0.9, math.radians(10))) * scale == pytest.approx(1.0, rel=1e-3)
+
+    def test_a_table_that_fills_the_picture_is_not_the_floor(self):
+        """The nearer box is 1.2 m high: its top is the fullest level, and the floor lies lower."""
+        cams = np.stack([scene.look([0.05 * i - 0.9, -0.6, 0.4], 5.0, -42.0) for i in range(6)])
+        window = window_of(cams)
+        assert metres(measure_floor(window, cams[0, :3, :3].T @ UP, 2.1, math.radians(10))) == pytest.approx(1, rel=0.01)
+
+    @pytest.mark.parametrize('tilt', [4.0, -8.0])
+    def test_a_map_that_leans_a_little_finds_the_same_floor(self, tilt):
+        cams = self.driving()
+        leaning = Rotation.from_rotvec([0, 0, tilt], degrees=True).apply(UP)
+        measured = measure_floor(window_of(cams), cams[0, :3, :3].T @ leaning, 0.9, math.radians(15))
+        assert metres(measured) == pytest.approx(1.0, rel=0.01)
+
+    def test_depth_noise_averages_out(self):
+        rng, cams = np.random.default_rng(0), self.driving()
+        window = window_of(cams)
+        noisy = window.depth * rng.normal(1, 0.03, window.depth.shape).astype(np.float32)
+        measured = measure_floor(
+            dataclasses.replace(window, depth=noisy), cams[0, :3, :3].T @ UP, 0.9, math.radians(15)
+        )
+        assert metres(measured) == pytest.approx(1.0, rel=0.03)
+
+    def test_a_camera_that_sees_no_floor_says_nothing(self):
+        cams = np.stack([scene.look([0.05 * i, 0.0, 1.5], 0.0, 20.0) for i in range(4)])
+        said = measure_floor(window_of(cams), cams[0, :3, :3].T @ UP, 0.9, math.radians(10))
+        assert isinstance(said, NoEvidence)
+        assert 'floor' in said.reason
+
+
+class TestBaseline:
+    """A second camera at a known distance."""
+
+    @pytest.mark.parametrize('scale', SCALES)
+    def test_known_scale_from_two_cameras(self, scale):
+        left = scene.walk(4)
+        both = np.stack([cam for pair in zip(left, left @ rigid(shift=(0.12, 0, 0)), strict=True) for cam in pair])
+        window = window_of(both, scale)
+        stamps = tuple(scene.START_NS + (i // 2) * scene.FRAME_NS + (i % 2) * 1_000_000 for i in range(8))
+        window = dataclasses.replace(window, stamps_ns=stamps, frame_ids=('left', 'right') * 4)
+        assert metres(measure_baseline(window, 0.12, 2_000_000)) * scale == pytest.approx(1.0, rel=1e-9)
+        assert isinstance(measure_baseline(window, 0.12, 500_000), NoEvidence)  # not of one moment
+
+    def test_one_camera_has_no_baseline(self):
+        said = measure_baseline(window_of(scene.walk(4)), 0.12, 10**9)
+        assert isinstance(said, NoEvidence)
+        assert 'one camera' in said.reason
