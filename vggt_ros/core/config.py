@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -303,6 +304,31 @@ class InputConfig(Section):
 
 
 @dataclass(frozen=True)
+class RigConfig(Section):
+    """Several cameras on one robot."""
+
+    camera_names: str = setting(
+        '', 'cameras of a rig, separated by commas, the reference first: topics NAME/image; empty is one camera'
+    )
+    camera_sync_s: float = setting(
+        0.02, 'seconds between the images of one moment of a rig, at most', at_least=0.0001, at_most=1
+    )
+
+    def __post_init__(self) -> None:
+        wrong = [name for name in self.cameras if not re.fullmatch(r'[A-Za-z]\w*', name)]
+        if wrong or len(set(self.cameras)) < len(self.cameras) or len(self.cameras) == 1:
+            raise ConfigError(
+                'camera_names must be empty or at least two different names of letters, digits and underscores, '
+                f'separated by commas, got {self.camera_names!r}'
+            )
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the rig's cameras; empty without a rig."""
+        return tuple(name.strip() for name in self.camera_names.split(',')) if self.camera_names.strip() else ()
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings, by section."""
 
@@ -317,6 +343,7 @@ class Config:
     map: MapConfig = MapConfig()
     frames: FramesConfig = FramesConfig()
     input: InputConfig = InputConfig()
+    rig: RigConfig = RigConfig()
 
     def __post_init__(self) -> None:
         for one in settings():

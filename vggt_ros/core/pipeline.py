@@ -8,15 +8,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+
 from vggt_ros.core.bridging import Bridge
 from vggt_ros.core.config import Config, settings
 from vggt_ros.core.errors import ConfigError
+from vggt_ros.core.evidence import Evidence
 from vggt_ros.core.frame import Frame
+from vggt_ros.core.gravity import level_map
 from vggt_ros.core.keyframe import KeyframeGate
+from vggt_ros.core.metres import Metres
 from vggt_ros.core.placement import Seam, SeamStatus
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import Predictor
-from vggt_ros.core.resolution import to_source_resolution
+from vggt_ros.core.resolution import to_source_frame
 from vggt_ros.core.submap import Map, StageTimes, Submap, Update
 from vggt_ros.core.window import Window, WindowBuffer
 
@@ -60,15 +64,23 @@ class Statistics:
 class Pipeline:
     """Camera frames in, map updates out. The node and the bag reader both drive this class.
 
-    The same frames give the same updates, live or offline.
+    The same frames, and the same evidence beside them, give the same updates, live or offline.
+
+    Args:
+        config: all settings.
+        predictor: the network.
+        evidence: what other sensors of the robot say: whoever receives them adds it there, before or while a window is
+            computed.
     """
 
-    def __init__(self, config: Config, predictor: Predictor) -> None:
+    def __init__(self, config: Config, predictor: Predictor, evidence: Evidence | None = None) -> None:
         self.config = config
+        self.evidence = evidence or Evidence.of(config)
         self.keyframes = KeyframeGate(config.keyframe)
         self.windows = WindowBuffer(config.window)
         self.predictor = predictor
         self.map = Map(config)
+        self.metres = Metres(config.scale, self.evidence)
         self.bridge = Bridge(config, self.map, self.windows)
         self.statistics = Statistics()
         self._last: Frame | None = None
@@ -98,8 +110,14 @@ class Pipeline:
         self.windows.reset()
         self.predictor.reset()
         self.map.reset()
+        self.metres.reset()
         self.bridge.reset()
         self._last = None
+
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """The cloud so far, in the unit of the updates: [N, 3] float32 in the map and [N, 3] uint8 RGB."""
+        xyz, rgb = self.map.points()
+        return self.metres.points(xyz), rgb
 
     def reconfigure(self, config: Config) -> None:
         """Change settings that are dynamic while running; ConfigError names another one."""
@@ -152,18 +170,27 @@ class Pipeline:
     def _process(self, window: Window) -> Update:
         clock = _StageClock()
         try:
-            placed = self.bridge.place(window, lambda frames: clock.network(self.predictor.predict, frames))
+            placed = self.bridge.place(window, lambda frames: self._level(clock.network(self.predictor.predict, frames)))
         except Exception:
             self.statistics.failures += 1
             self.windows.retract(window)
             raise
+        placement = self.metres.observe(placed.prediction, placed.placement)
+        self.map.rescale(self.metres.factor)
         clock.stop('align_s')
-        update = self.map.insert(Submap(placed.prediction, placed.placement, placed.window.shared))
+        update = self.map.insert(Submap(placed.prediction, placement, placed.window.shared))
         if self.config.camera.output_resolution == 'input':
             update = _at_source_resolution(update, placed.window, placed.prediction)
+        update = self.metres.convert(update)
         clock.stop('map_s')
         self._count(placed.placement.seam)
         return dataclasses.replace(update, times=clock.times)
+
+    def _level(self, prediction: Prediction) -> Prediction:
+        """Turn a map that begins level, where an IMU tells how."""
+        if self.config.scale.gravity_source == 'imu' and self.map.latest is None:
+            self.map.levelling = level_map(self.map.map_from_first_camera, prediction, self.evidence)
+        return prediction
 
     def _count(self, seam: Seam) -> None:
         self.statistics.windows += 1
@@ -203,7 +230,7 @@ def _at_source_resolution(update: Update, window: Window, prediction: Prediction
     if prediction.transform is None:
         return update
     frames = [
-        to_source_resolution(placed, frame.image, prediction.transform)
+        to_source_frame(placed, frame, prediction.transform)
         for placed, frame in zip(update.frames, window.new, strict=True)
     ]
     return dataclasses.replace(update, frames=tuple(frames))

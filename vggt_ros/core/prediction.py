@@ -29,6 +29,8 @@ class Prediction:
         confidence: [S, h, w] float32, at least 1; NaN where not decoded.
         transform: where the grid lies in the source images; None where they are on the grid already.
         prepare_s: seconds spent before the network, on resizing.
+        views: what the rig's other cameras saw; empty without a rig.
+        metres_per_unit: of the window's length unit, where a rig's known mounts tell it; NaN elsewhere.
     """
 
     stamps_ns: tuple[int, ...]
@@ -41,6 +43,8 @@ class Prediction:
     confidence: np.ndarray
     transform: ImageTransform | None = None
     prepare_s: float = 0.0
+    views: tuple[View, ...] = ()
+    metres_per_unit: float = float('nan')
 
     @property
     def is_posed(self) -> np.ndarray:
@@ -51,3 +55,18 @@ class Prediction:
     def window_from_cam(self) -> np.ndarray:
         """[S, 4, 4] poses of the cameras in the window."""
         return invert_rigid(self.cam_from_window)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one of a rig's other cameras saw in a window.
+
+    Args:
+        camera: its index, above 0.
+        rows: R indices of the window's frames, rising: those at whose moments this camera has an image too.
+        prediction: R frames in the same window's frame; cam_from_window is that of this camera, none is the identity.
+    """
+
+    camera: int
+    rows: tuple[int, ...]
+    prediction: Prediction

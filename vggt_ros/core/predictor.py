@@ -21,6 +21,7 @@ from vggt_ros.core.errors import ConfigError, PredictionError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.prediction import Prediction
+from vggt_ros.core.rig import Rig, RigFit, all_views, split_cameras
 from vggt_ros.core.window import Window
 
 HEADS = ('camera', 'depth')
@@ -38,7 +39,8 @@ class Predictor(Protocol):
 
 def make_predictor(config: Config) -> Predictor:
     """The predictor that config.model asks for, loaded and ready; ConfigError where it cannot be had."""
-    return FakePredictor(config) if config.model.backend == 'fake' else VggtPredictor(config)
+    predictor = FakePredictor(config) if config.model.backend == 'fake' else VggtPredictor(config)
+    return RigPredictor(predictor) if len(config.rig.cameras) > 1 else predictor
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +82,8 @@ class VggtPredictor:
 
     def reset(self) -> None:
         """Forget encoded frames and the locked intrinsics."""
-        self._encoded: dict[int, Encoded] = {}  # by stamp, of the last window
-        self._locked: tuple[ImageTransform, np.ndarray] | None = None
+        self._encoded: dict[tuple[int, int], Encoded] = {}  # by Frame.key, of the last window
+        self._locked: dict[int, tuple[ImageTransform, np.ndarray]] = {}  # by camera
 
     def predict(self, window: Window) -> Prediction:
         """Depth and cameras of a window.
@@ -100,31 +102,30 @@ class VggtPredictor:
 
     def _predict(self, window: Window) -> Prediction:
         start = time.perf_counter()
-        stamps_ns = tuple(frame.stamp_ns for frame in window.frames)
-        self._encoded = {stamp: self._encoded[stamp] for stamp in stamps_ns if stamp in self._encoded}
-        resized = {f.stamp_ns: self._resize(f) for f in window.frames if f.stamp_ns not in self._encoded}
-        seen = {
-            f.stamp_ns: seen_on_grid(f, resized[f.stamp_ns].transform) for f in window.frames if f.stamp_ns in resized
-        }
+        frames, rows = all_views(window)
+        keys = [frame.key for frame in frames]
+        self._encoded = {key: self._encoded[key] for key in keys if key in self._encoded}
+        resized = {frame.key: self._resize(frame) for frame in frames if frame.key not in self._encoded}
+        seen = {f.key: seen_on_grid(f, resized[f.key].transform) for f in frames if f.key in resized}
         prepare_s = time.perf_counter() - start
         self._encode(resized, seen)
-        images = [self._encoded[stamp].image for stamp in stamps_ns]
+        images = [self._encoded[key].image for key in keys]
         compared = window.shared if window.is_bridge else self.config.alignment.max_frames
-        decoded = list(range(max(0, window.shared - compared), len(window.frames)))
+        decoded = [i for i, row in enumerate(rows) if row >= window.shared - compared]
         transform = images[0].transform
-        tokens = torch.stack([self._encoded[stamp].tokens for stamp in stamps_ns])
+        tokens = torch.stack([self._encoded[key].tokens for key in keys])
         output = self.network.predict(tokens, transform.model_size, frames=decoded)
         cam_from_window, K_network = _cameras(_numpy(output.pose_encoding)[0], transform.model_size)
         depth = np.full((len(images), *transform.model_size), np.nan, np.float32)
         confidence = depth.copy()
         depth[decoded], confidence[decoded] = _numpy(output.depth)[0], _numpy(output.depth_confidence)[0]
-        _forget_unseen(depth, confidence, [self._encoded[stamp].seen for stamp in stamps_ns])
-        K = self._intrinsics(window, K_network, transform)
+        _forget_unseen(depth, confidence, [self._encoded[key].seen for key in keys])
+        K = self._intrinsics(frames, K_network, transform)
         has_K = np.isfinite(K).all(axis=(1, 2))
         is_known = np.isfinite(depth) & np.isfinite(confidence) & (depth > 0) & has_K[:, None, None]
-        return Prediction(
-            stamps_ns=stamps_ns,
-            frame_ids=tuple(frame.frame_id for frame in window.frames),
+        prediction = Prediction(
+            stamps_ns=tuple(frame.stamp_ns for frame in frames),
+            frame_ids=tuple(frame.frame_id for frame in frames),
             image=np.stack([_pixels(image) for image in images]),
             cam_from_window=cam_from_window,
             K=np.where(has_K[:, None, None], K, _guess_intrinsics(transform.model_size)),
@@ -134,6 +135,7 @@ class VggtPredictor:
             transform=transform,
             prepare_s=prepare_s,
         )
+        return split_cameras(prediction, frames, rows)
 
     def _resize(self, frame: Frame) -> ModelImage:
         height, width = frame.size
@@ -141,29 +143,37 @@ class VggtPredictor:
         fitting = fitting_width(height, width, network.image_size, network.patch_size)
         return resize_keeping_aspect(frame.image, self.config.model.input_width or fitting, network.patch_size)
 
-    def _encode(self, resized: dict[int, ModelImage], seen: dict[int, np.ndarray | None]) -> None:
+    def _encode(
+        self, resized: dict[tuple[int, int], ModelImage], seen: dict[tuple[int, int], np.ndarray | None]
+    ) -> None:
         if resized:
             tokens = self.network.encode(stack_window(list(resized.values())))
-            for (stamp, image), row in zip(resized.items(), tokens, strict=True):
-                self._encoded[stamp] = Encoded(image, row, seen[stamp])
+            for (key, image), row in zip(resized.items(), tokens, strict=True):
+                self._encoded[key] = Encoded(image, row, seen[key])
 
-    def _intrinsics(self, window: Window, K_network: np.ndarray, transform: ImageTransform) -> np.ndarray:
+    def _intrinsics(self, frames: list[Frame], K_network: np.ndarray, transform: ImageTransform) -> np.ndarray:
         """[S, 3, 3] to unproject with, after intrinsics_mode; NaN where there is none."""
         mode = self.config.camera.intrinsics_mode
         if mode == 'per_window':
             return K_network
-        locked = self._locked_intrinsics(K_network, transform)
-        calibrated = [frame.K if mode == 'camera_info' else None for frame in window.frames]
-        return np.stack([locked if K is None else transform.K_to_model(K) for K in calibrated])
+        cameras = np.array([frame.camera for frame in frames])
+        locked = {c: self._locked_intrinsics(c, K_network[cameras == c], transform) for c in set(cameras.tolist())}
+        calibrated = [frame.K if mode == 'camera_info' else None for frame in frames]
+        return np.stack(
+            [
+                locked[frame.camera] if K is None else transform.K_to_model(K)
+                for frame, K in zip(frames, calibrated, strict=True)
+            ]
+        )
 
-    def _locked_intrinsics(self, K_network: np.ndarray, transform: ImageTransform) -> np.ndarray:
-        """[3, 3] the median K of the first window at this size that has one."""
-        if self._locked is None or self._locked[0] != transform:
+    def _locked_intrinsics(self, camera: int, K_network: np.ndarray, transform: ImageTransform) -> np.ndarray:
+        """[3, 3] the median K of the first window of this camera at this size that has one."""
+        if camera not in self._locked or self._locked[camera][0] != transform:
             given = K_network[np.isfinite(K_network).all(axis=(1, 2))]
             if len(given) == 0:
                 return np.full((3, 3), np.nan)
-            self._locked = transform, np.median(given, axis=0)
-        return self._locked[1]
+            self._locked[camera] = transform, np.median(given, axis=0)
+        return self._locked[camera][1]
 
 
 def load_network(config: Config) -> StreamingVGGT:
@@ -248,14 +258,45 @@ def _pixels(image: ModelImage) -> np.ndarray:
     return (image.image.permute(1, 2, 0).numpy() * 255.0).round().astype(np.uint8)
 
 
+class RigPredictor:
+    """Holds what a network says of a rig's cameras to where they are mounted.
+
+    Args:
+        predictor: the network.
+        rig: the mounts; None while they are not known: then each camera stands where the network sees it.
+        fit: how well the last window fitted them; None before.
+    """
+
+    def __init__(self, predictor: Predictor, rig: Rig | None = None) -> None:
+        self.predictor, self.rig = predictor, rig
+        self.fit: RigFit | None = None
+
+    def predict(self, window: Window) -> Prediction:
+        """Depth and cameras of a window, the cameras of a moment as they are mounted."""
+        prediction = self.predictor.predict(window)
+        if self.rig is None or not prediction.views:
+            return prediction
+        prediction, self.fit = self.rig.hold(prediction)
+        return prediction
+
+    def reset(self) -> None:
+        """Forget what was kept of earlier windows; the mounts stay."""
+        self.predictor.reset()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.predictor, name)  # its network and device, for whoever reports them
+
+
 class FakePredictor:
     """No network: a camera that glides to the right along a flat wall, whatever the images show.
 
-    For tests of the plumbing. The wall is DISTANCE ahead, the camera moves SPEED a second by the stamps.
+    For tests of the plumbing. The wall is DISTANCE ahead, the camera moves SPEED a second by the stamps. The cameras of
+    a rig stand in a row to the right, BASELINE apart.
     """
 
     DISTANCE = 2.0
     SPEED = 0.1
+    BASELINE = 0.1
     WIDTH = 112  # pixels of the grid unless input_width says otherwise; enough for plumbing
 
     def __init__(self, config: Config) -> None:
@@ -267,7 +308,8 @@ class FakePredictor:
     def predict(self, window: Window) -> Prediction:
         """The wall as seen from each frame of the window."""
         start = time.perf_counter()
-        frames, use_calibration = window.frames, self.config.camera.intrinsics_mode == 'camera_info'
+        frames, rows = all_views(window)
+        use_calibration = self.config.camera.intrinsics_mode == 'camera_info'
         width = min(frames[0].size[1], self.config.model.input_width or self.WIDTH)
         images = [resize_keeping_aspect(frame.image, width, patch_size=1) for frame in frames]
         transform = images[0].transform
@@ -278,8 +320,11 @@ class FakePredictor:
         depth = np.full((len(frames), h, w), self.DISTANCE, dtype=np.float32)
         confidence = np.ones((len(frames), h, w), dtype=np.float32)
         _forget_unseen(depth, confidence, [seen_on_grid(frame, transform) for frame in frames])
-        cam_from_window[:, 0, 3] = [-self.SPEED * (frame.stamp_ns - frames[0].stamp_ns) / 1e9 for frame in frames]
-        return Prediction(
+        seconds = [(window.frames[row].stamp_ns - frames[0].stamp_ns) / 1e9 for row in rows]
+        cam_from_window[:, 0, 3] = [
+            -self.SPEED * time_s - self.BASELINE * frame.camera for time_s, frame in zip(seconds, frames, strict=True)
+        ]
+        prediction = Prediction(
             stamps_ns=tuple(frame.stamp_ns for frame in frames),
             frame_ids=tuple(frame.frame_id for frame in frames),
             image=np.stack([_pixels(image) for image in images]),
@@ -291,3 +336,4 @@ class FakePredictor:
             transform=transform,
             prepare_s=time.perf_counter() - start,
         )
+        return split_cameras(prediction, frames, rows)

@@ -7,9 +7,17 @@ import dataclasses
 import numpy as np
 
 from vggt.preprocessing import ImageTransform
+from vggt_ros.core.frame import Frame
 from vggt_ros.core.submap import PlacedFrame
 
 MAX_STEP = 0.02  # of the depth between neighbours on one surface; 25 px of focal length per px of step at 45 degrees
+
+
+def to_source_frame(placed: PlacedFrame, frame: Frame, transform: ImageTransform) -> PlacedFrame:
+    """The same placed frame, and its views, at the size of the images that the cameras took."""
+    images = {view.camera: view.image for view in frame.views}
+    views = tuple(to_source_resolution(view, images[view.camera], transform) for view in placed.views)
+    return dataclasses.replace(to_source_resolution(placed, frame.image, transform), views=views)
 
 
 def to_source_resolution(placed: PlacedFrame, image: np.ndarray, transform: ImageTransform) -> PlacedFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -47,6 +48,8 @@ class PlacedFrame:
         K: [3, 3] intrinsics of this grid.
         map_from_cam: [4, 4] rigid pose of the optical frame.
         covariance: [6, 6] of that pose: x, y, z, rotation about x, y, z; map units and radians; fixed axes of the map.
+        camera: index in the rig; 0 is the reference.
+        views: what the rig's other cameras saw at that moment, by rising camera.
     """
 
     stamp_ns: int
@@ -57,6 +60,8 @@ class PlacedFrame:
     K: np.ndarray
     map_from_cam: np.ndarray
     covariance: np.ndarray
+    camera: int = 0
+    views: tuple[PlacedFrame, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,7 @@ class Map:
             self._place(submap, i, map_from_cams[i], covariances[i - submap.shared], is_valid[i - submap.shared])
             for i in range(submap.shared, len(prediction.stamps_ns))
         )
+        frames = _with_views(frames, submap, self.config.cloud)
         for frame in frames:
             self.path.append((frame.stamp_ns, frame.map_from_cam))
             self._voxels.insert(*self._points(frame), self._windows)
@@ -226,7 +232,13 @@ class Map:
         )
 
     def _points(self, frame: PlacedFrame) -> tuple[np.ndarray, np.ndarray]:
-        """[N, 3] float32 points in the map and their [N, 3] colours, as dense as the voxels need."""
+        """[N, 3] float32 points of all cameras in the map and their [N, 3] colours, as dense as the voxels need."""
+        if not frame.views:
+            return self._points_of(frame)
+        xyz, rgb = zip(*(self._points_of(one) for one in (frame, *frame.views)), strict=True)
+        return np.concatenate(xyz), np.concatenate(rgb)
+
+    def _points_of(self, frame: PlacedFrame) -> tuple[np.ndarray, np.ndarray]:
         stride = self.config.cloud.cloud_stride
         depth, image = frame.depth[::stride, ::stride], frame.image[::stride, ::stride]
         v, u = np.nonzero(_needed(depth, self.config.cloud.voxel_size * frame.K[0, 0] / stride))
@@ -252,6 +264,37 @@ def validity(prediction: Prediction, scale: float, config: CloudConfig, start: i
     is_valid &= prediction.is_posed[start:, None, None]
     # NaN compares false: unknown stays unknown
     return is_valid & (depth > 0) & (depth >= config.min_depth / scale) & (depth < farthest / scale)
+
+
+def _with_views(frames: tuple[PlacedFrame, ...], submap: Submap, config: CloudConfig) -> tuple[PlacedFrame, ...]:
+    """The new frames of a window with what other cameras saw; nothing is known where the frame has no pose."""
+    map_from_window, main = submap.placement.map_from_window, submap.prediction
+    views: dict[int, list[PlacedFrame]] = {}
+    for view in main.views:
+        seen = view.prediction
+        is_valid = validity(seen, map_from_window.scale, config)
+        map_from_cams = map_from_window.transform_pose(seen.window_from_cam)
+        for i, row in enumerate(view.rows):
+            if row < submap.shared:
+                continue
+            is_known = is_valid[i] & main.is_posed[row]
+            placed = PlacedFrame(
+                stamp_ns=seen.stamps_ns[i],
+                frame_id=seen.frame_ids[i],
+                image=seen.image[i],
+                depth=np.where(is_known, seen.depth[i] * np.float32(map_from_window.scale), np.float32('nan')),
+                confidence=seen.confidence[i],
+                K=seen.K[i],
+                map_from_cam=map_from_cams[i] if seen.is_posed[i] else frames[row - submap.shared].map_from_cam,
+                covariance=frames[row - submap.shared].covariance,
+                camera=view.camera,
+            )
+            views.setdefault(row, []).append(placed)
+    if not views:
+        return frames
+    return tuple(
+        dataclasses.replace(frame, views=tuple(views.get(row, ()))) for row, frame in enumerate(frames, submap.shared)
+    )
 
 
 def _needed(depth: np.ndarray, pixels_at_unit_depth: float) -> np.ndarray:
