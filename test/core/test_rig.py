@@ -69,8 +69,10 @@ class Network(scene.SimulatedNetwork):
         wrong: a camera that is always seen turned by 40 degrees.
     """
 
-    def __init__(self, *, turn_deg: float = 0.0, shift: float = 0.0, wrong: int = -1, seed: int = 0) -> None:
-        super().__init__(world_from_rig(), seed)
+    def __init__(
+        self, *, turn_deg: float = 0.0, shift: float = 0.0, wrong: int = -1, seed: int = 0, count: int = COUNT
+    ) -> None:
+        super().__init__(world_from_rig(count), seed)
         self.truth, self.turn_deg, self.shift, self.wrong = self.world_from_cams, turn_deg, shift, wrong
 
     def predict(self, patch_tokens, image_size, frames):
@@ -93,7 +95,12 @@ class Network(scene.SimulatedNetwork):
         return scene.look(self.rng.normal(0, self.shift, 3), yaw + 40 * (i % 3 == self.wrong), pitch)
 
 
-def run(network: Network, rig: Rig | None = None, missing: frozenset[tuple[int, int]] = frozenset(), **values: object):
+def run(
+    network: Network,
+    rig: Rig | None = None,
+    missing: frozenset[tuple[int, int]] = frozenset(),
+    **values: object,
+):
     predictor = RigPredictor(VggtPredictor(config_of(**values), network), rig)
     pipeline = Pipeline(config_of(**values), predictor)
     updates = [pipeline.add_frame(frame) for frame in frames_of(network.truth, missing)] + [pipeline.flush()]
@@ -132,7 +139,20 @@ def test_the_mounts_tell_metres():
     prediction = predictor.predict(Window(tuple(frames_of(network.truth)[:6]), 0))
     # Ten millimetres on baselines of 250 and 360, the median of 12: 1.5 %, three times over.
     assert prediction.metres_per_unit == pytest.approx(1 / network.scales[0], rel=0.05)
-    assert 0.005 < predictor.fit.spread < 0.1
+    assert 0.002 < prediction.metres_error < 0.05
+
+
+def test_a_rig_locks_the_scale_of_the_map():
+    network = Network(turn_deg=0.1, shift=0.003, count=24)
+    updates, _ = run(network, Rig(MOUNTS), scale_source='baseline', camera_names='ahead,right,back')
+    frames = updates[-1].frames
+    assert updates[-1].metric
+    for one in (frames[-1], *frames[-1].views):
+        moment = (one.stamp_ns - scene.START_NS) // scene.FRAME_NS
+        depth = scene.render(world_from_rig(24)[3 * moment + one.camera])
+        np.testing.assert_allclose(one.depth, depth, rtol=0.05)  # metres
+    shift = [np.linalg.norm(view.map_from_cam[:3, 3] - frames[-1].map_from_cam[:3, 3]) for view in frames[-1].views]
+    np.testing.assert_allclose(shift, [math.hypot(0.25, 0.05), math.hypot(0.3, 0.05, 0.2)], rtol=0.05)
 
 
 def test_cameras_of_a_moment_stand_as_they_are_mounted_whatever_the_network_says():

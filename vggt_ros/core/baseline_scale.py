@@ -38,3 +38,13 @@ def measure_baseline(prediction: Prediction, baseline: float, sync_ns: int) -> M
     median = float(np.median(log_metres))
     spread = MAD_TO_SIGMA * float(np.median(np.abs(log_metres - median)))
     return Measurement(median, spread / math.sqrt(len(apart)))
+
+
+def measure_rig(prediction: Prediction) -> Measurement | NoEvidence:
+    """Metres in a unit of a window, from where the cameras of a rig are mounted (rig.Rig)."""
+    if math.isfinite(prediction.metres_per_unit):
+        return Measurement(math.log(prediction.metres_per_unit), prediction.metres_error)
+    return NoEvidence(
+        'the distances between the cameras of the rig were not seen: their mounts are not in TF, they are in one '
+        'place, or the scene is too far away'
+    )

@@ -212,8 +212,6 @@ class ScaleConfig(Section):
     )
 
     def __post_init__(self) -> None:
-        if self.scale_source == 'baseline' and not self.camera_baseline:
-            raise ConfigError('scale_source baseline needs camera_baseline, the metres between the two cameras')
         if self.scale_horizon < self.scale_min_observations:
             raise ConfigError(
                 f'scale_horizon must be at least scale_min_observations, got {self.scale_horizon} and '
@@ -348,6 +346,11 @@ class Config:
     def __post_init__(self) -> None:
         for one in settings():
             one.check(getattr(getattr(self, one.section), one.field))
+        if self.scale.scale_source == 'baseline' and not self.scale.camera_baseline and not self.rig.cameras:
+            raise ConfigError(
+                'scale_source baseline needs camera_baseline, the metres between the two cameras, or camera_names of a '
+                'rig, whose mounts TF knows'
+            )
 
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """A copy with some settings changed, by public name; ConfigError on an unknown name or a bad value."""

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from vggt_ros.core.baseline_scale import measure_baseline
+from vggt_ros.core.baseline_scale import measure_baseline, measure_rig
 from vggt_ros.core.config import ScaleConfig
 from vggt_ros.core.covariance import LOST
 from vggt_ros.core.depth_scale import measure_depth
@@ -122,6 +122,7 @@ class Metres:
             frame,
             depth=frame.depth * np.float32(scale) if scale != 1 else frame.depth,
             map_from_cam=map_from_cam,
+            views=tuple(self._convert_frame(view, report) for view in frame.views),
             covariance=_convert_covariance(frame.covariance, scale, way, report),
             step_covariance=_convert_covariance(frame.step_covariance, scale, np.zeros(3), report),
         )
@@ -138,6 +139,8 @@ class Metres:
                 prediction,
                 [evidence.points_in(*frame) if use else None for frame, use in zip(frames, is_decoded, strict=True)],
             )
+        if source == 'baseline' and prediction.views:
+            return measure_rig(prediction)
         if source == 'baseline':
             return measure_baseline(prediction, self.config.camera_baseline, round(self.config.scale_sync_s * 1e9))
         height = self.config.camera_height or self._mounted_height(prediction)

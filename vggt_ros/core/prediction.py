@@ -30,7 +30,8 @@ class Prediction:
         transform: where the grid lies in the source images; None where they are on the grid already.
         prepare_s: seconds spent before the network, on resizing.
         views: what the rig's other cameras saw; empty without a rig.
-        metres_per_unit: of the window's length unit, where a rig's known mounts tell it; NaN elsewhere.
+        metres_per_unit, metres_error: of the window's length unit, where a rig's known mounts tell it, and the relative
+            standard error of that; NaN elsewhere.
     """
 
     stamps_ns: tuple[int, ...]
@@ -45,6 +46,7 @@ class Prediction:
     prepare_s: float = 0.0
     views: tuple[View, ...] = ()
     metres_per_unit: float = float('nan')
+    metres_error: float = float('nan')
 
     @property
     def is_posed(self) -> np.ndarray:

@@ -31,13 +31,13 @@ class RigFit:
 
     Args:
         metres_per_unit: of the window's unit; NaN where the baselines were not seen.
-        spread: relative, of single measurements of it; NaN likewise.
+        error: relative standard error of it; NaN likewise.
         turn_deg: median angle between a camera's mount and what the network says of it, by camera.
         shift: median distance of the same in metres, by camera; NaN without a unit.
     """
 
     metres_per_unit: float
-    spread: float
+    error: float
     turn_deg: Mapping[int, float]
     shift: Mapping[int, float]
 
@@ -70,15 +70,16 @@ class Rig:
         turns = {c: rotation_angle(_R(self.ref_from_cams[c]).T @ _R(one)) for c, one in said.items()}
         turn_deg = {c: math.degrees(_median(one)) for c, one in turns.items()}
         trusted = [c for c, turn in turn_deg.items() if turn <= math.degrees(MAX_TURN)]
-        metres_per_unit, spread = self._measure_unit({c: said[c] for c in trusted})
+        metres_per_unit, error = self._measure_unit({c: said[c] for c in trusted})
         mounts = {c: self._mount(c, said[c], metres_per_unit) for c in said}
         off = {c: _median(np.linalg.norm(_t(one) - _t(mounts[c]), axis=-1)) for c, one in said.items()}
         shift = {c: distance * metres_per_unit for c, distance in off.items()}
-        fit = RigFit(metres_per_unit, spread, turn_deg, shift)
-        return _with_rig(prediction, mounts, trusted, metres_per_unit), fit
+        fit = RigFit(metres_per_unit, error, turn_deg, shift)
+        held = _with_rig(prediction, mounts, trusted)
+        return dataclasses.replace(held, metres_per_unit=metres_per_unit, metres_error=error), fit
 
     def _measure_unit(self, said: Mapping[int, np.ndarray]) -> tuple[float, float]:
-        """Metres in the window's unit and the relative spread of what single views say of it; NaN, NaN without."""
+        """Metres in the window's unit and the relative standard error of that; NaN, NaN where nothing tells it."""
         ratios, weights = [], []
         for camera, poses in said.items():
             baseline = _t(self.ref_from_cams[camera])
@@ -94,7 +95,7 @@ class Rig:
         if unit <= 0:
             return math.nan, math.nan
         spread = 1.4826 * _weighted_median(np.abs(values / unit - 1), weight)  # of a normal distribution: its deviation
-        return (1 / unit, spread) if spread <= MAX_SPREAD else (math.nan, math.nan)
+        return (1 / unit, spread / math.sqrt(len(values))) if spread <= MAX_SPREAD else (math.nan, math.nan)
 
     def _mount(self, camera: int, said: np.ndarray, metres_per_unit: float) -> np.ndarray:
         """[4, 4] ref_from_cam in window units."""
@@ -144,9 +145,7 @@ def _ref_from_cam(prediction: Prediction, view: View) -> np.ndarray:
     return prediction.cam_from_window[list(view.rows)] @ view.prediction.window_from_cam
 
 
-def _with_rig(
-    prediction: Prediction, mounts: Mapping[int, np.ndarray], trusted: list[int], metres_per_unit: float
-) -> Prediction:
+def _with_rig(prediction: Prediction, mounts: Mapping[int, np.ndarray], trusted: list[int]) -> Prediction:
     """One pose for each moment, the mean of what the trusted cameras say, and all cameras on it."""
     window_from_ref = prediction.window_from_cam.copy()
     for row in range(len(window_from_ref)):
@@ -163,9 +162,7 @@ def _with_rig(
         window_from_ref[0] = np.eye(4)
     ref_from_window = invert_rigid(window_from_ref)
     views = tuple(_hold_view(view, ref_from_window, mounts[view.camera], trusted) for view in prediction.views)
-    return dataclasses.replace(
-        prediction, cam_from_window=ref_from_window, views=views, metres_per_unit=metres_per_unit
-    )
+    return dataclasses.replace(prediction, cam_from_window=ref_from_window, views=views)
 
 
 def _hold_view(view: View, ref_from_window: np.ndarray, mount: np.ndarray, trusted: list[int]) -> View:
