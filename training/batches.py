@@ -36,6 +36,7 @@ def draw_batch(
     frames: int,
     image_size: tuple[int, int],
     wide: bool = False,
+    device: torch.device | str = 'cpu',
 ) -> Batch:
     """Draw scenes and some frames of each, in any order: the first frame drawn is the reference.
 
@@ -47,12 +48,13 @@ def draw_batch(
         frames: views of each.
         image_size: (H, W) to scale the pictures to; the aspect of the pool's.
         wide: prefer large motion: of twice as many scenes those that turn most, and frames from both ends.
+        device: where the batch is made and stays.
     """
     slots = rng.choice(ready, 2 * batch if wide else batch)
     if wide:
         slots = rng.permutation(slots[np.argsort(-pool.turn(slots))[:batch]])
     chosen = np.stack([_choose_frames(rng, frames, wide) for _ in range(batch)])
-    window = resize(pool.read(slots, chosen), image_size)
+    window = resize(pool.read(slots, chosen).to(device), image_size)
     if rng.random() < 0.5:
         window = mirror(window)
     images = vary_colours(window.images.float() / 255, rng)
@@ -100,8 +102,8 @@ def mirror(window: Window) -> Window:
         flipped = x.flip(-1)
         return torch.cat((flipped[..., :1], flipped[..., :-1]), dim=-1)
 
-    mirror_x = torch.tensor([-1.0, 1.0, 1.0])
-    sign = mirror_x[:, None] * torch.cat((mirror_x, torch.ones(1)))  # M R M and M t
+    mirror_x = window.K.new_tensor([-1.0, 1.0, 1.0])
+    sign = mirror_x[:, None] * torch.cat((mirror_x, mirror_x.new_ones(1)))  # M R M and M t
     depth = flip(window.depth)
     depth[..., 0] = 0  # that column has no source: unknown
     return Window(flip(window.images), depth, window.cam_from_world * sign, window.K)
@@ -116,11 +118,11 @@ def vary_colours(images: Tensor, rng: np.random.Generator) -> Tensor:
     batch, frames = images.shape[:2]
 
     def random(sigma: float, *shape: int) -> Tensor:
-        return torch.from_numpy(rng.normal(0, sigma, shape)).float()[..., None, None]
+        return torch.from_numpy(rng.normal(0, sigma, shape)).to(images)[..., None, None]
 
-    order = torch.from_numpy(np.stack([rng.permutation(3) for _ in range(batch)]))
+    order = torch.from_numpy(np.stack([rng.permutation(3) for _ in range(batch)])).to(images.device)
     images = images.gather(2, order[:, None, :, None, None].expand_as(images))
-    grey = torch.from_numpy(rng.random(batch) < 0.1)[:, None, None, None, None]
+    grey = torch.from_numpy(rng.random(batch) < 0.1).to(images.device)[:, None, None, None, None]
     images = torch.where(grey, images.mean(2, keepdim=True), images)
     gain = torch.exp(random(0.15, batch, 1, 3) + random(0.05, batch, frames, 1))
     contrast = torch.exp(random(0.15, batch, 1, 1))

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training.nano import NANO
+from training.optimiser import Optimiser
 from vggt import VGGT
 
 NAME = 'nano'
@@ -30,14 +31,11 @@ class Average:
             self.weights[name].lerp_(value, 1 - decay)
 
 
-def save_checkpoint(
-    run: Path, step: int, learner: nn.Module, optimiser: torch.optim.Optimizer, average: Average
-) -> None:
+def save_checkpoint(run: Path, step: int, learner: nn.Module, optimiser: Optimiser, average: Average) -> None:
     """Write everything that the next step depends on; a kill while writing leaves the older checkpoint whole."""
     tensors = {f'learner.{name}': value for name, value in learner.state_dict().items()}
     tensors |= {f'average.{name}': value for name, value in average.weights.items()}
-    for index, state in optimiser.state_dict()['state'].items():
-        tensors |= {f'optimiser.{index}.{name}': value for name, value in state.items()}
+    tensors |= {f'optimiser.{name}': value for name, value in optimiser.state().items()}
     tensors['step'] = torch.tensor(step)
     run.mkdir(parents=True, exist_ok=True)
     unfinished = run / 'checkpoint.unfinished'
@@ -45,19 +43,17 @@ def save_checkpoint(
     unfinished.replace(run / 'checkpoint.safetensors')
 
 
-def load_checkpoint(run: Path, learner: nn.Module, optimiser: torch.optim.Optimizer, average: Average) -> int:
+def load_checkpoint(run: Path, learner: nn.Module, optimiser: Optimiser, average: Average) -> int:
     """Restore what save_checkpoint wrote; returns the step, 0 where there is no checkpoint."""
     path = run / 'checkpoint.safetensors'
     if not path.exists():
         return 0
     tensors = load_file(path)
     learner.load_state_dict(_under('learner.', tensors))
-    average.weights = _under('average.', tensors)
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in _under('optimiser.', tensors).items():
-        index, name = key.split('.', 1)
-        state.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({'state': state, 'param_groups': optimiser.state_dict()['param_groups']})
+    average.weights = {
+        name: value.to(average.weights[name].device) for name, value in _under('average.', tensors).items()
+    }
+    optimiser.load_state(_under('optimiser.', tensors))
     return int(tensors['step'])
 
 

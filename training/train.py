@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 from training.attention import matrix_attention
 from training.batches import Batch, draw_batch
-from training.correspondence import PatchMatcher, Probe, attention_loss, correspond, watch_queries_and_keys
+from training.correspondence import PatchMatcher, Probe, attention_loss, correspond, shift_loss, watch_queries_and_keys
 from training.losses import camera_loss, regression_loss
 from training.nano import MATCHING_LAYERS, PROBED_LAYERS, make_nano
+from training.optimiser import Optimiser
 from training.parallel import GradientWorkers
 from training.plots import draw_sample, plot_curves
 from training.pool import Pool
@@ -55,25 +56,27 @@ class TrainConfig:
     """Every setting of a run."""
 
     seed: int = 0
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3  # of the matrices; see optimiser.py for the others
     warm_up: int = 200
+    run_down: int = 1_500
     weight_decay: float = 0.03
     clip: float = 1.0
-    average_decay: float = 0.995
+    average_decay: float = 0.998
     stages: tuple[Stage, ...] = (
         # First learn to recognise patches. Then pairs at three quarters of the size, where a step costs half.
         Stage(1_200, (72, 96), (2,), 16, whole=False),
-        Stage(20_000, (72, 96), (2, 2, 4, 8), 16, wide=True),
-        Stage(26_000, (96, 128), (2, 4, 8), 16, wide=True),
+        Stage(10_000, (72, 96), (2, 2, 4), 24, wide=True),
+        Stage(14_000, (96, 128), (2, 4, 8), 24, wide=True),
     )
     # Weights of the losses. Rotation counts threefold: a degree is only 0.009 in a quaternion.
     camera: float = 5.0
     rotation: float = 3.0
     fov: float = 0.5
+    shift: float = 0.5
     depth: float = 1.0
     patches: float = 0.5
     attention: float = 0.5
-    place: float = 1.0
+    place: float = 3.0
     point: float = 0.5
 
     @property
@@ -81,18 +84,26 @@ class TrainConfig:
         """Length of the whole schedule."""
         return self.stages[-1].until
 
+    def scaled(self, steps: int | None = None, frames_factor: int = 1) -> TrainConfig:
+        """The same schedule with another end, and with batches frames_factor as large."""
+        stages = [replace(s, frames_per_step=frames_factor * s.frames_per_step) for s in self.stages]
+        if steps is not None:
+            stages = [s for s, begin in zip(stages, (0, *(s.until for s in stages)), strict=False) if begin < steps]
+            stages[-1] = replace(stages[-1], until=steps)
+        return replace(self, stages=tuple(stages))
+
     def stage(self, step: int) -> Stage:
         """The stage that a step belongs to."""
         return next((s for s in self.stages if step < s.until), self.stages[-1])
 
     def rate(self, step: int) -> float:
-        """Learning rate: linear warm-up, a plateau, and in the last fifth half a cosine down to a hundredth.
+        """Learning rate: linear warm-up, a plateau, and over the last `run_down` steps half a cosine to a hundredth.
 
-        With a plateau a run can be made longer after the fact: what comes before the last fifth stays as it was.
+        With a plateau a run can be made longer after the fact: what comes before the end stays as it was.
         """
         if step < self.warm_up:
             return self.learning_rate * (step + 1) / self.warm_up
-        progress = min(1.0, max(0.0, 5 * step / self.steps - 4))
+        progress = min(1.0, max(0.0, 1 + (step - self.steps) / self.run_down))
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
@@ -143,8 +154,9 @@ class Learner(nn.Module):
         with self._precision(batch.images.device.type), watch_queries_and_keys(model, MATCHING_LAYERS) as seen:
             layers = model.aggregator(batch.images)
             depth, confidence = model.depth_head({i: x[:, decoded] for i, x in layers.items()}, (H, W), special)
-        last = layers[model.config.depth - 1]
-        camera = camera_loss(model.camera_head(last[:, :, 0].float()), targets)
+        poses = model.camera_head(layers[model.config.depth - 1][:, :, 0].float())
+        camera = camera_loss(poses, targets)
+        shift = shift_loss(poses, targets)
         dense = regression_loss(
             depth.float(), confidence.float(), targets.depth[:, decoded, ..., None], targets.valid[:, decoded], 'grad'
         )
@@ -158,6 +170,7 @@ class Learner(nn.Module):
         ]
         parts = {
             **camera,
+            'shift': shift,
             **{f'depth_{name}': value for name, value in dense.items()},
             'patches': patches,
             'patches_matched': patches_matched,
@@ -168,6 +181,7 @@ class Learner(nn.Module):
         }
         loss = (
             config.camera * (camera['translation'] + config.rotation * camera['rotation'] + config.fov * camera['fov'])
+            + config.shift * shift
             + config.depth * sum(dense.values())
             + config.patches * patches
             + config.attention * parts['attention']
@@ -186,9 +200,10 @@ class Learner(nn.Module):
 class StepGradient:
     """Gradient of one step's share of one process; picklable, so that workers can be started with it."""
 
-    def __init__(self, config: TrainConfig, pool: Path) -> None:
+    def __init__(self, config: TrainConfig, pool: Path, device: str = 'cpu') -> None:
         self.config = config
         self.pool_path = pool
+        self.device = device
         self.pool: Pool | None = None
 
     def __call__(self, learner: Learner, step: int, rank: int) -> dict[str, float]:
@@ -197,9 +212,8 @@ class StepGradient:
         rng = np.random.default_rng((self.config.seed, step, rank))
         stage = self.config.stage(step)
         frames = int(np.random.default_rng((self.config.seed, step)).choice(stage.frames))  # alike in all processes
-        batch = draw_batch(
-            self.pool, rng, self.pool.ready(), stage.frames_per_step // frames, frames, stage.image_size, stage.wide
-        )
+        scenes = stage.frames_per_step // frames
+        batch = draw_batch(self.pool, rng, self.pool.ready(), scenes, frames, stage.image_size, stage.wide, self.device)
         if not stage.whole:
             loss, parts = learner.match_patches(batch)
             loss.backward()
@@ -221,6 +235,7 @@ def train(
     stop_at: int | None = None,
     processes: int = 1,
     threads: int = 1,
+    device: str = 'cpu',
 ) -> int:
     """Train until the schedule or the time is over, or SIGTERM comes; save, and return the step reached.
 
@@ -233,22 +248,20 @@ def train(
         start: weights to begin with where nothing is resumed, such as the shipped ones; skips the first stage.
         stop_at: stop before this step, with the schedule left as it is.
         processes, threads: how the work is spread over one machine.
+        device: where the network is trained, such as cuda; another one than the CPU takes one process.
 
     Raises:
         FileNotFoundError: the pool is empty or missing.
+        ValueError: several processes are asked for on a GPU.
     """
+    if device != 'cpu' and processes != 1:
+        raise ValueError(f'training on {device} takes one process, got {processes}; use --processes 1')
     started = time.monotonic()
     torch.set_num_threads(threads)
     if not (pool / 'ready.npy').exists() or not len(Pool(pool).ready()):
         raise FileNotFoundError(f'no rendered windows in {pool}; make some: python -m training.pool {pool}')
-    learner = Learner(config, make_nano(config.seed))
-    decayed = [p for p in learner.parameters() if p.ndim > 1 and p.requires_grad]
-    others = [p for p in learner.parameters() if p.ndim <= 1 and p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        [{'params': decayed, 'weight_decay': config.weight_decay}, {'params': others, 'weight_decay': 0.0}],
-        lr=config.learning_rate,
-        betas=(0.9, 0.98),
-    )
+    learner = Learner(config, make_nano(config.seed)).to(device)
+    optimiser = Optimiser(learner, config.learning_rate, config.weight_decay)
     average = Average(learner.model, config.average_decay)
     step = load_checkpoint(run, learner, optimiser, average) if resume else 0
     if step == 0 and start is not None:
@@ -261,17 +274,16 @@ def train(
     saved = reported = time.monotonic()
     stopped: list[int] = []
     previous = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))  # finish the step, then save
-    with GradientWorkers(learner, StepGradient(config, pool), processes, threads) as workers:
+    with GradientWorkers(learner, StepGradient(config, pool, device), processes, threads) as workers:
         while not stopped and step < end and time.monotonic() - started < 60 * minutes:
-            for group in optimiser.param_groups:
-                group['lr'] = config.rate(step)
+            optimiser.set_rate(config.rate(step))
             parts = workers.gradients(step)
             norm = nn.utils.clip_grad_norm_(learner.parameters(), config.clip)
             if not torch.isfinite(norm):
                 print(f'step {step}: gradient is not finite, skipped', flush=True)
             else:
                 optimiser.step()
-            optimiser.zero_grad(set_to_none=False)
+            optimiser.zero_grad()
             average.update(learner.model, step)
             step += 1
             now = time.monotonic()
@@ -314,12 +326,15 @@ def main() -> None:
     parser.add_argument('--start', type=Path, help='weights to begin with, such as vggt/weights/nano.safetensors')
     parser.add_argument('--processes', type=int, default=2)
     parser.add_argument('--threads', type=int, default=1, help='of each process')
+    parser.add_argument('--device', default='cpu', help='cpu, or cuda with --processes 1')
+    parser.add_argument('--steps', type=int, help='length of the schedule, if it is to end elsewhere than planned')
+    parser.add_argument('--frames-factor', type=int, default=1, help='larger batches, for a GPU: 32 or so')
     parser.add_argument('--export', type=Path, help='only write nano.safetensors and nano.json into this folder')
     arguments = parser.parse_args()
     if arguments.export:
         write_weights(arguments.run, arguments.export)
         return
-    config = TrainConfig()
+    config = TrainConfig().scaled(arguments.steps, arguments.frames_factor)
     train(
         config,
         arguments.pool,
@@ -329,6 +344,7 @@ def main() -> None:
         start=arguments.start,
         processes=arguments.processes,
         threads=arguments.threads,
+        device=arguments.device,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -33,6 +33,10 @@ class Window:
     depth: Tensor
     cam_from_world: Tensor
     K: Tensor
+
+    def to(self, device: torch.device | str) -> Window:
+        """Move every tensor."""
+        return Window(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def make_window(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 import torch
 
 from training.batches import draw_batch, mirror, resize, targets_of
-from training.correspondence import PatchMatcher, attention_loss, correspond, lift
+from training.correspondence import PatchMatcher, attention_loss, correspond, lift, shift_loss
 from training.losses import Targets
 from training.nano import make_nano
 from training.pool import Pool
 from training.windows import Window
+from vggt.pose_encoding import encode_pose_encoding
 
 GRID = (12, 16)
 
@@ -117,6 +119,19 @@ def test_attention_that_goes_to_the_right_place_costs_less(targets: Targets) -> 
         optimiser.step()
     assert float(loss.detach()) < 0.5 * before
     assert share > 0.8  # what the loss pulls together is what counts as matched
+
+
+def test_a_shift_is_judged_by_its_length(targets: Targets) -> None:
+    long = replace(targets, cam_from_world=targets.cam_from_world * torch.tensor([1.0, 1.0, 1.0, 10.0]))
+    short = replace(targets, cam_from_world=targets.cam_from_world * torch.tensor([1.0, 1.0, 1.0, 5.0]))
+    pose = encode_pose_encoding(long.cam_from_world, long.K, long.depth.shape[-2:])[None]
+    assert shift_loss(pose, long) == pytest.approx(0, abs=1e-6)
+    none, half = pose.clone(), pose.clone()
+    none[..., :3] = 0
+    half[..., :3] /= 2
+    assert 0.4 * shift_loss(none, long) < shift_loss(half, long) < 0.6 * shift_loss(none, long)
+    # A shift of half the length that is missed altogether costs nearly as much; only below 0.03 it counts for less.
+    assert 0.8 * shift_loss(none, long) < shift_loss(none, short) < shift_loss(none, long)
 
 
 def test_batches_come_in_the_asked_form(pool_folder: Path) -> None:

@@ -83,6 +83,22 @@ def test_learning_rate_warms_up_and_sinks() -> None:
     assert rates[-1] < 0.02 * config.learning_rate
 
 
+def test_a_schedule_can_end_elsewhere_and_have_larger_batches() -> None:
+    config = TrainConfig()
+    begin = config.stages[1].until
+    longer, shorter = config.scaled(begin + 5_000, 4), config.scaled(begin)
+    assert longer.steps == begin + 5_000
+    assert [s.frames_per_step for s in longer.stages] == [4 * s.frames_per_step for s in config.stages]
+    assert shorter.stages == config.stages[:2]
+    plateau_end = longer.steps - longer.run_down
+    assert longer.rate(plateau_end) == config.learning_rate > longer.rate(plateau_end + longer.run_down // 2)
+
+
+def test_a_gpu_takes_one_process(pool_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='--processes 1'):
+        train(SMALL, pool_folder, tmp_path, minutes=1, processes=2, device='cuda')
+
+
 def test_exported_weights_load_by_the_public_path_and_say_the_same(finished: Path, tmp_path: Path) -> None:
     write_weights(finished, tmp_path)
     shipped = load_vggt(tmp_path / 'nano.safetensors')
