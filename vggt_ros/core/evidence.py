@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from vggt_ros.core.config import Config
 from vggt_ros.core.errors import ShapeError
 from vggt_ros.core.geometry import move_points
 from vggt_ros.core.pose_track import TIME_JUMP_NS, PoseTrack
@@ -71,6 +72,18 @@ class Evidence:
         self._odometry_from_tf = odometry_from_tf
         self._lock = threading.Lock()
         self.clear()
+
+    @staticmethod
+    def of(config: Config, mounts: Mounts | None = None) -> Evidence:
+        """With the names and tolerances of the settings."""
+        frames, scale = config.frames, config.scale
+        return Evidence(
+            mounts,
+            base_frame=frames.base_frame,
+            odom_frame=frames.odom_frame,
+            sync_s=scale.scale_sync_s,
+            odometry_from_tf=scale.scale_source == 'tf',
+        )
 
     def clear(self) -> None:
         """Forget what the sensors said; where they sit stays known."""

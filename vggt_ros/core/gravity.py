@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import cv2
@@ -9,7 +10,10 @@ import numpy as np
 
 from vggt_ros.core.config import ScaleConfig
 from vggt_ros.core.evidence import Evidence
+from vggt_ros.core.geometry import rotation_angle
 from vggt_ros.core.prediction import Prediction
+
+log = logging.getLogger(__name__)
 
 BEFORE_NS = 500_000_000  # heard before the first image too: the longer the mean, the less of it is shaking
 MIN_READINGS = 5
@@ -37,6 +41,20 @@ def measure_up(prediction: Prediction, evidence: Evidence) -> np.ndarray | None:
     up = mean / np.linalg.norm(mean)
     cosine = in_window @ up / np.linalg.norm(in_window, axis=1)
     return up if np.median(cosine) > math.cos(MAX_SPREAD) else None
+
+
+def level_map(map_from_first_camera: np.ndarray, prediction: Prediction, evidence: Evidence) -> np.ndarray:
+    """[4, 4] the turn that levels a map which begins with this window; the identity, and said so, where unknown."""
+    up = measure_up(prediction, evidence)
+    if up is None:
+        log.warning(
+            'no IMU readings that agree while the first window was seen: the map is as level as the robot stood; is '
+            'the imu topic remapped, and base -> imu in TF?'
+        )
+        return np.eye(4)
+    level = levelling(map_from_first_camera, up)
+    log.info('map levelled by the IMU: turned by %.1f degrees', math.degrees(float(rotation_angle(level[:3, :3]))))
+    return level
 
 
 def levelling(map_from_first_camera: np.ndarray, up_in_camera: np.ndarray) -> np.ndarray:

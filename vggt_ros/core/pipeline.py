@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 
 from vggt_ros.core.bridging import Bridge
 from vggt_ros.core.config import Config, settings
@@ -168,9 +169,9 @@ class Pipeline:
         return f'no frame for {gap_s:.3f} s' if 0 < max_gap_s < gap_s else None
 
     def _process(self, window: Window) -> Update:
-        clock = _StageClock()
+        clock, predict = _StageClock(), self.predictor.predict
         try:
-            placed = self.bridge.place(window, lambda frames: self._level(clock.network(self.predictor.predict, frames)))
+            placed = self.bridge.place(window, lambda frames: self._level(clock.network(predict, frames)))
         except Exception:
             self.statistics.failures += 1
             self.windows.retract(window)
