@@ -96,7 +96,7 @@ class SimulatedPredictor:
         sequence: the truth.
         seed: of all errors and scales; the same seed gives the same windows of a sequence.
         errors: how wrong it is.
-        predictions, is_outlier: what was answered so far, one entry a window.
+        predictions, is_outlier, scales: what was answered so far, one entry a window; units a metre.
     """
 
     sequence: RgbdSequence
@@ -104,6 +104,7 @@ class SimulatedPredictor:
     errors: Errors = Errors()
     predictions: list[Prediction] = field(default_factory=list)
     is_outlier: list[bool] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
 
     def reset(self) -> None:
         """Nothing is kept between windows."""
@@ -136,6 +137,7 @@ class SimulatedPredictor:
         )
         self.predictions.append(prediction)
         self.is_outlier.append(is_outlier)
+        self.scales.append(scale)
         return prediction
 
     def _spoil_poses(self, rng: np.random.Generator, poses: np.ndarray, is_outlier: bool) -> np.ndarray:

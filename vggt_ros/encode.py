@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
@@ -41,6 +42,7 @@ class _BasePose:
     stamp_ns: int
     world_from_base: np.ndarray
     covariance: np.ndarray
+    step_covariance: np.ndarray
 
 
 class Encoder:
@@ -92,7 +94,7 @@ class Encoder:
             return []
         if update.frames[0].stamp_ns <= self._last_stamp_ns:  # the recording began again
             self.reset()
-        frames = update.frames if self.config.stream.publish_frames == 'new' else update.frames[-1:]
+        frames = update.frames if self.config.stream.publish_frames == 'new' else _latest(update.frames)
         if update.seam.status is SeamStatus.HELD:
             self._previous = None  # the camera was not seen to move between the windows: no velocity across
         outputs: list[Output] = []
@@ -335,13 +337,21 @@ def _is_wanted(topic: str, wanted: Collection[str] | None) -> bool:
     return wanted is None or topic in wanted
 
 
+def _latest(frames: tuple[PlacedFrame, ...]) -> tuple[PlacedFrame]:
+    """The last frame alone; its way from the one published before errs by no more than all the steps between."""
+    steps = np.sum([frame.step_covariance for frame in frames], axis=0)
+    return (dataclasses.replace(frames[-1], step_covariance=steps),)
+
+
 def _base_pose(frame: PlacedFrame, base_from_cam: np.ndarray) -> _BasePose:
-    """Pose of the robot's frame, and the camera's covariance moved there."""
+    """Pose of the robot's frame, and the camera's covariances moved there."""
     world_from_base = frame.map_from_cam @ invert_rigid(base_from_cam)
-    if _is_lost(frame.covariance):
-        return _BasePose(frame.stamp_ns, world_from_base, LOST)
     lever = world_from_base[:3, 3] - frame.map_from_cam[:3, 3]
-    return _BasePose(frame.stamp_ns, world_from_base, move_covariance(frame.covariance, lever))
+    covariances = [
+        LOST if _is_lost(covariance) else move_covariance(covariance, lever)
+        for covariance in (frame.covariance, frame.step_covariance)
+    ]
+    return _BasePose(frame.stamp_ns, world_from_base, *covariances)
 
 
 def _is_lost(covariance: np.ndarray) -> bool:
@@ -349,19 +359,19 @@ def _is_lost(covariance: np.ndarray) -> bool:
 
 
 def _twist(previous: _BasePose | None, now: _BasePose) -> tuple[np.ndarray, np.ndarray]:
-    """Velocity [6] since the previous frame in the robot's own axes, and its covariance [6, 6], diagonal.
+    """Velocity [6] since the previous frame in the robot's own axes, and its covariance [6, 6].
 
-    The variance is what the pose became less certain by, over the time, and at least (5 % of the speed)^2: the
-    difference of two poses says nothing of the motion between them. LOST where there is no velocity; rtabmap takes it
-    in pose and twist together as lost, in the twist alone as unknown.
+    That is the covariance of the way between the two over the time, and at least (5 % of the speed)^2: the difference
+    of two poses says nothing of the motion between them. LOST where there is no velocity; rtabmap takes it in pose and
+    twist together as lost, in the twist alone as unknown.
     """
-    if previous is None or _is_lost(previous.covariance) or _is_lost(now.covariance):
+    if previous is None or any(map(_is_lost, (previous.covariance, now.covariance, now.step_covariance))):
         return np.zeros(6), LOST
     seconds = (now.stamp_ns - previous.stamp_ns) * 1e-9
     base_from_world = now.world_from_base[:3, :3].T
     linear = base_from_world @ (now.world_from_base[:3, 3] - previous.world_from_base[:3, 3]) / seconds
     turn = previous.world_from_base[:3, :3].T @ now.world_from_base[:3, :3]  # its axis is the same in both frames
     angular = Rotation.from_matrix(turn).as_rotvec() / seconds
-    grown = np.abs(np.diag(now.covariance) - np.diag(previous.covariance)) / seconds**2
+    axes = np.kron(np.eye(2), base_from_world)
     floor = np.repeat([0.05 * np.linalg.norm(linear), 0.05 * np.linalg.norm(angular)], 3) ** 2 + 1e-6
-    return np.concatenate([linear, angular]), np.diag(grown + floor)
+    return np.concatenate([linear, angular]), axes @ now.step_covariance @ axes.T / seconds**2 + np.diag(floor)

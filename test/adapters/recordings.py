@@ -189,6 +189,7 @@ def placed_frame(
         K=np.array([[50.0, 0, 19.3], [0, 51.0, 14.6], [0, 0, 1]]),
         map_from_cam=map_from_cam,
         covariance=np.eye(6) * 1e-4,
+        step_covariance=np.eye(6) * 1e-5,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,25 @@ def test_velocity_is_in_the_robots_own_axes():
     diagonal = np.diag(np.array(second.covariance).reshape(6, 6))
     assert (diagonal > 0).all()
     assert (diagonal < 1).all()
+
+
+def test_velocity_errs_where_the_step_errs():
+    """A camera that looks along y of the world, whose step errs along that: the robot's speed ahead is in doubt."""
+    R = Rotation.from_euler('z', 90, degrees=True).as_matrix()
+    poses = [np.eye(4) for _ in range(2)]
+    for i, pose in enumerate(poses):
+        pose[:3, :3], pose[1, 3] = R @ BODY_FROM_OPTICAL[:3, :3], 0.1 * i
+    step = np.diag([1e-8, 0.01**2, 1e-8, 1e-8, 1e-8, 0.02**2])
+    frames = [placed_frame(i, map_from_cam=pose) for i, pose in enumerate(poses)]
+    frames[1] = dataclasses.replace(frames[1], step_covariance=step)
+    outputs = encoder().encode(update_of(*frames), BODY_FROM_OPTICAL)
+    twist = [output.message.twist for output in outputs if output.topic == '~/odom'][-1]
+    seconds, speed = FRAME_NS * 1e-9, twist.twist.linear.x
+    assert speed == pytest.approx(0.1 / seconds)
+    floor = (0.05 * speed) ** 2 + 1e-6  # what two poses do not tell of the motion between them
+    found = np.diag(np.array(twist.covariance).reshape(6, 6))
+    np.testing.assert_allclose(found[:3], np.array([0.01**2, 1e-8, 1e-8]) / seconds**2 + floor)
+    np.testing.assert_allclose(found[5], (0.02 / seconds) ** 2 + 1e-6)
 
 
 def test_a_rotation_error_of_the_camera_swings_the_base():
