@@ -18,6 +18,7 @@ from vggt_ros.core.voxels import VoxelMap
 
 __all__ = ['Map', 'PlacedFrame', 'Placement', 'Seam', 'SeamStatus', 'StageTimes', 'Submap', 'Update', 'validity']
 
+VOXEL_SLACK = 0.1  # of a voxel's edge: how far it may be off while the scale moves, before all are sorted anew
 PERCENTILE_STRIDE = 4  # every 4th row and column of the confidences: 1 part in 500 off, a tenth of the time
 
 
@@ -48,9 +49,9 @@ class PlacedFrame:
         K: [3, 3] intrinsics of this grid.
         map_from_cam: [4, 4] rigid pose of the optical frame.
         covariance: [6, 6] of that pose: x, y, z, rotation about x, y, z; map units and radians; fixed axes of the map.
-        step_covariance: [6, 6] of the way there from the frame before, likewise; LOST where that is not known.
         camera: index in the rig; 0 is the reference.
         views: what the rig's other cameras saw at that moment, by rising camera.
+        step_covariance: [6, 6] of the way there from the frame before, likewise; LOST where that is not known.
     """
 
     stamp_ns: int
@@ -86,7 +87,7 @@ class Update:
             shared ones re-estimated.
         map_from_window, seam: the window's place and how well it fits.
         index: number of the window, from 0.
-        metric: whether map units are metres.
+        metric: whether lengths are metres.
         times: seconds by stage.
         scale: how far metres are known.
         output_from_before: where everything published before lies now that the scale has changed; None where it stays.
@@ -110,6 +111,7 @@ class Map:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._map_from_first_camera = BODY_FROM_OPTICAL
+        self.metres_per_unit = config.scale.factor
         self.reset()
 
     def reset(self) -> None:
@@ -117,7 +119,9 @@ class Map:
         self.submaps: deque[Submap] = deque(maxlen=self.config.map.map_max_submaps)
         self.path: deque[tuple[int, np.ndarray]] = deque(maxlen=self.config.map.path_max_size)  # stamp, map_from_cam
         self.latest: Submap | None = None  # the last with a pose: what the next window is placed on
-        self._voxels = VoxelMap(self.config.cloud.voxel_size, self.config.map.map_max_points)
+        self.metres_per_unit = self.config.scale.factor  # settings are in metres, the map is not
+        self.levelling = np.eye(4)  # turn of the whole map that brings measured up to its z
+        self._voxels = self._new_voxels()
         self._windows = 0
         self._latest_index = 0  # number of the window of latest
         self._map_from_cam: np.ndarray | None = None  # of the newest frame with a pose
@@ -140,8 +144,8 @@ class Map:
 
     @property
     def map_from_first_window(self) -> Sim3:
-        """The place of the first window: map_from_first_camera, with the scale that is configured."""
-        return Sim3.from_rigid(self._map_from_first_camera, self.config.scale.factor)
+        """The place of the first window: map_from_first_camera, made level; its unit is that of the map."""
+        return Sim3.from_rigid(self.levelling @ self._map_from_first_camera)
 
     def insert(self, submap: Submap) -> Update:
         """Add a placed window: its new frames to the path, their points to the cloud.
@@ -152,12 +156,13 @@ class Map:
         prediction, seam = submap.prediction, submap.placement.seam
         map_from_cams = self._map_from_cams(submap)
         covariances = self._covariances(submap, map_from_cams)
-        is_valid = validity(prediction, submap.placement.map_from_window.scale, self.config.cloud, submap.shared)
+        metres_per_window_unit = self.metres_per_unit * submap.placement.map_from_window.scale
+        is_valid = validity(prediction, metres_per_window_unit, self.config.cloud, submap.shared)
         frames = tuple(
             self._place(submap, i, map_from_cams[i], covariances[i - submap.shared], is_valid[i - submap.shared])
             for i in range(submap.shared, len(prediction.stamps_ns))
         )
-        frames = _with_views(frames, submap, self.config.cloud)
+        frames = _with_views(frames, submap, self.config.cloud, metres_per_window_unit)
         for frame in frames:
             self.path.append((frame.stamp_ns, frame.map_from_cam))
             self._voxels.insert(*self._points(frame), self._windows)
@@ -168,7 +173,7 @@ class Map:
             map_from_window=submap.placement.map_from_window,
             seam=seam,
             index=self._windows,
-            metric=self.config.scale.scale_source != 'none',
+            metric=False,
         )
         self._windows += 1
         self.submaps.append(submap)
@@ -188,14 +193,32 @@ class Map:
         """Take settings that may change while running; a new voxel size thins what is there."""
         voxel_size, self.config = self.config.cloud.voxel_size, config
         if config.cloud.voxel_size != voxel_size:
-            before = self._voxels
-            self._voxels = VoxelMap(config.cloud.voxel_size, config.map.map_max_points)
-            self._voxels.insert(*before.points(), before.owners())
+            self._sort_anew()
+
+    def rescale(self, metres_per_unit: float) -> None:
+        """Take over how long a unit of the map is; where it was another by far, the cloud is thinned to that."""
+        self.metres_per_unit = metres_per_unit
+        if abs(self._voxels.voxel_size / self._voxel_size - 1) > VOXEL_SLACK:
+            self._sort_anew()
+
+    @property
+    def _voxel_size(self) -> float:
+        """Edge of a voxel in map units."""
+        return self.config.cloud.voxel_size / self.metres_per_unit
+
+    def _new_voxels(self) -> VoxelMap:
+        return VoxelMap(self._voxel_size, self.config.map.map_max_points)
+
+    def _sort_anew(self) -> None:
+        before, self._voxels = self._voxels, self._new_voxels()
+        self._voxels.insert(*before.points(), before.owners())
 
     def _map_from_cams(self, submap: Submap) -> np.ndarray:
         """[S, 4, 4] poses of the window's cameras in the map, always finite."""
         map_from_cams = submap.placement.map_from_window.transform_pose(submap.prediction.window_from_cam)
-        known = self._map_from_cam if self._map_from_cam is not None else self._map_from_first_camera
+        known = self._map_from_cam
+        if known is None:
+            known = self.levelling @ self._map_from_first_camera
         for i, is_posed in enumerate(submap.prediction.is_posed):
             if is_posed:
                 known = map_from_cams[i]
@@ -236,17 +259,17 @@ class Map:
     def _points_of(self, frame: PlacedFrame) -> tuple[np.ndarray, np.ndarray]:
         stride = self.config.cloud.cloud_stride
         depth, image = frame.depth[::stride, ::stride], frame.image[::stride, ::stride]
-        v, u = np.nonzero(_needed(depth, self.config.cloud.voxel_size * frame.K[0, 0] / stride))
+        v, u = np.nonzero(_needed(depth, self._voxel_size * frame.K[0, 0] / stride))
         points = unproject_pixels(u, v, depth[v, u], frame.K / [[stride], [stride], [1.0]])
         return move_points(frame.map_from_cam, points), image[v, u]
 
 
 def validity(prediction: Prediction, scale: float, config: CloudConfig, start: int = 0) -> np.ndarray:
-    """[S - start, h, w] whether a depth is to be trusted: by confidence and range in map units, in a frame with a pose.
+    """[S - start, h, w] whether a depth is to be trusted: by confidence and range in metres, in a frame with a pose.
 
     Args:
         prediction: a window.
-        scale: map units per window unit.
+        scale: metres per window unit, as far as metres are known.
         config: thresholds; the percentile is over the decoded pixels of this window.
         start: frames before this one are not asked for.
     """
@@ -261,13 +284,15 @@ def validity(prediction: Prediction, scale: float, config: CloudConfig, start: i
     return is_valid & (depth > 0) & (depth >= config.min_depth / scale) & (depth < farthest / scale)
 
 
-def _with_views(frames: tuple[PlacedFrame, ...], submap: Submap, config: CloudConfig) -> tuple[PlacedFrame, ...]:
+def _with_views(
+    frames: tuple[PlacedFrame, ...], submap: Submap, config: CloudConfig, metres_per_window_unit: float
+) -> tuple[PlacedFrame, ...]:
     """The new frames of a window with what other cameras saw; nothing is known where the frame has no pose."""
     map_from_window, main = submap.placement.map_from_window, submap.prediction
     views: dict[int, list[PlacedFrame]] = {}
     for view in main.views:
         seen = view.prediction
-        is_valid = validity(seen, map_from_window.scale, config)
+        is_valid = validity(seen, metres_per_window_unit, config)
         map_from_cams = map_from_window.transform_pose(seen.window_from_cam)
         for i, row in enumerate(view.rows):
             if row < submap.shared:
