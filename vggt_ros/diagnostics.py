@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from vggt_ros.core.config import Config
 from vggt_ros.core.pipeline import Statistics
+from vggt_ros.core.scale_report import ScaleReport, ScaleState
 from vggt_ros.core.submap import Seam, SeamStatus
 from vggt_ros.mailbox import Mailbox
 from vggt_ros.tally import Tally
@@ -57,7 +58,8 @@ def _tasks(health: Health) -> Iterator[tuple[str, bytes, str, Mapping[str, objec
     yield ('input', *_input(health))
     yield ('inference', *_inference(health))
     yield ('output', *_output(health))
-    yield ('tracking', *_tracking(tally.seam, health.statistics, health.config))
+    yield ('tracking', *_tracking(tally.seam, health.statistics, tally.scale))
+    yield ('scale', *_scale(tally.scale, health.config))
 
 
 def _input(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
@@ -110,10 +112,33 @@ def _output(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
     return DiagnosticStatus.OK, 'results go out' if tally.published else 'no result yet', figures
 
 
-def _tracking(seam: Seam | None, statistics: Statistics, config: Config) -> tuple[bytes, str, Mapping[str, object]]:
-    unit = 'metres' if config.scale.scale_source != 'none' else 'unit of the first window, not metres'
+def _scale(scale: ScaleReport, config: Config) -> tuple[bytes, str, Mapping[str, object]]:
+    source = config.scale.scale_source
+    figures = {
+        'source': source,
+        'state': scale.state.value,
+        'metres per unit of the map': f'{scale.factor:.5g}',
+        'spread': f'{scale.spread:.3f}',
+        'error': f'{scale.error:.4f}',
+        'windows': scale.observations,
+        'windows that agree': scale.agreeing,
+        'windows that say nothing': scale.silent,
+        'gravity': config.scale.gravity_source,
+    }
+    if source == 'none' or scale.source == source:
+        message = scale.describe()
+    else:
+        message = 'no window yet'
+    if scale.state is ScaleState.DOUBTED or scale.is_conflict:
+        return DiagnosticStatus.ERROR, message, figures
+    if scale.is_unknown:
+        return DiagnosticStatus.WARN, message, figures
+    return DiagnosticStatus.OK, message, figures
+
+
+def _tracking(seam: Seam | None, statistics: Statistics, scale: ScaleReport) -> tuple[bytes, str, Mapping[str, object]]:
     figures: dict[str, object] = {
-        'unit': unit,
+        'unit': 'metres' if scale.is_metric else 'unit of the first window, not metres',
         'windows held': statistics.held,
         'windows degenerate': statistics.degenerate,
         'answers refused': statistics.refused,

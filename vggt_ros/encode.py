@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from vggt_ros.clouds import Points, coloured_points, first_in_voxel, known_points, lift, organised_cloud
 from vggt_ros.core.config import Config
 from vggt_ros.core.covariance import LOST, move_covariance
-from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid
+from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, invert_rigid
 from vggt_ros.core.submap import PlacedFrame, SeamStatus, Update
 from vggt_ros.messages import MessageTypes
 
@@ -45,6 +45,13 @@ class _BasePose:
     step_covariance: np.ndarray
 
 
+class _PathPose(NamedTuple):
+    stamp_ns: int
+    map_from_cam: np.ndarray
+    cam_from_base: np.ndarray | None
+    message: Any
+
+
 class Encoder:
     """What an Update is worth to subscribers, in the order of publishing.
 
@@ -70,7 +77,7 @@ class Encoder:
 
     def reset(self) -> None:
         """Start anew, as after Pipeline.reset: no path, no velocity, intrinsics open."""
-        self._path: deque[Any] = deque(maxlen=self.config.map.path_max_size)
+        self._path: deque[_PathPose] = deque(maxlen=self.config.map.path_max_size)
         self._previous: _BasePose | None = None
         self._map_stamp_ns: int | None = None
         self._last_stamp_ns = 0
@@ -94,6 +101,7 @@ class Encoder:
             return []
         if update.frames[0].stamp_ns <= self._last_stamp_ns:  # the recording began again
             self.reset()
+        self.move(update.output_from_before)
         frames = update.frames if self.config.stream.publish_frames == 'new' else _latest(update.frames)
         if update.seam.status is SeamStatus.HELD:
             self._previous = None  # the camera was not seen to move between the windows: no velocity across
@@ -110,6 +118,14 @@ class Encoder:
         of_window = self._window(update, stamp, world_points, wanted)
         outputs += [Output(topic, stamp, message) for topic, message in of_window]
         return [output for output in outputs if _is_wanted(output.topic, wanted)]
+
+    def move(self, output_from_before: Sim3 | None) -> None:
+        """What was published before lies elsewhere now (Update.output_from_before): the path goes along."""
+        if output_from_before is None:
+            return
+        path, self._path = self._path, deque(maxlen=self._path.maxlen)
+        for one in path:
+            self._extend_path(one.stamp_ns, output_from_before.transform_pose(one.map_from_cam), one.cam_from_base)
 
     def encode_map(self) -> list[Output]:
         """The map as it stands, for a subscriber that came after the last update; empty before the first."""
@@ -134,10 +150,8 @@ class Encoder:
 
     def _poses(self, frame: PlacedFrame, base_from_cam: np.ndarray | None) -> Iterator[tuple[str, Any]]:
         frames, make, stamp = self.config.frames, self.make, frame.stamp_ns
-        world_from_path = frame.map_from_cam
         if base_from_cam is not None:
             base = _base_pose(frame, base_from_cam)
-            world_from_path = base.world_from_base
             if frames.publish_odom_to_base_tf:
                 transforms = [make.transform(stamp, frames.odom_frame, frames.base_frame, base.world_from_base)]
                 if frames.publish_map_to_odom_tf:  # with our own odometry the map does not move against it
@@ -147,10 +161,14 @@ class Encoder:
             yield '~/odom', make.odometry(frames.odom_frame, frames.base_frame, base, *twist)
             yield '~/pose', make.pose_with_covariance(stamp, frames.world_frame, base.world_from_base, base.covariance)
             self._previous = base
-        camera_pose = make.pose_stamped(stamp, frames.world_frame, frame.map_from_cam)
-        yield '~/camera_pose', camera_pose
-        on_path = base_from_cam is not None
-        self._path.append(make.pose_stamped(stamp, frames.world_frame, world_from_path) if on_path else camera_pose)
+        yield '~/camera_pose', make.pose_stamped(stamp, frames.world_frame, frame.map_from_cam)
+        self._extend_path(stamp, frame.map_from_cam, None if base_from_cam is None else invert_rigid(base_from_cam))
+
+    def _extend_path(self, stamp: int, map_from_cam: np.ndarray, cam_from_base: np.ndarray | None) -> None:
+        """The robot's pose, or the camera's where nobody says how it is mounted."""
+        pose = map_from_cam if cam_from_base is None else map_from_cam @ cam_from_base
+        message = self.make.pose_stamped(stamp, self.config.frames.world_frame, pose)
+        self._path.append(_PathPose(stamp, map_from_cam, cam_from_base, message))
 
     def _images(self, frame: PlacedFrame, wanted: Collection[str] | None) -> Iterator[tuple[str, Any]]:
         make, stamp, frame_id = self.make, frame.stamp_ns, frame.frame_id
@@ -191,7 +209,7 @@ class Encoder:
             yield '~/world_points', make.cloud(stamp, world, packed, is_dense=True)
         yield '~/window_poses', make.pose_array(stamp, world, update.map_from_window_cams)
         if _is_wanted('~/path', wanted):
-            yield '~/path', make.path(stamp, world, list(self._path))
+            yield '~/path', make.path(stamp, world, [one.message for one in self._path])
         if self._map_points is not None and self._map_is_due(stamp) and _is_wanted('~/map_points', wanted):
             yield '~/map_points', self._map(stamp)
 

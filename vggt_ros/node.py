@@ -156,7 +156,7 @@ class VggtNode(LifecycleNode):
         self._inputs = Inputs(self, config.input, self._on_image, self._on_camera_info)
         self._worker = Worker(
             self._pipeline,
-            Encoder(config, ros_messages(), self._pipeline.map.points),
+            Encoder(config, ros_messages(), self._pipeline.points),
             self._transforms,
             self._outputs,
             lambda: self._settings.config,

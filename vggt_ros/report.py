@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from vggt_ros import __version__
 from vggt_ros.core.config import Config
 from vggt_ros.core.placement import SeamStatus
+from vggt_ros.core.scale_report import ScaleReport
 from vggt_ros.core.submap import Update
 from vggt_ros.decode import decode_image
 
@@ -95,6 +96,7 @@ class Report:
         config: the settings of the run.
         model, device: names, as far as they are known.
         metric: whether lengths are metres; else they are in units of the network.
+        scale: how far metres are known.
     """
 
     source: str
@@ -102,6 +104,7 @@ class Report:
     model: str = ''
     device: str = ''
     metric: bool = False
+    scale: ScaleReport = field(default_factory=ScaleReport)
     timings: Timings = field(default_factory=Timings)
     windows: list[WindowRow] = field(default_factory=list)
     stamps_ns: list[int] = field(default_factory=list)
@@ -144,7 +147,9 @@ class Report:
     def add_update(self, update: Update) -> None:
         """Take seam and times of a window."""
         seam, times = update.seam, update.times
-        self.metric = update.metric
+        self.metric, self.scale = update.metric, update.scale
+        if update.output_from_before is not None:
+            self.poses = [update.output_from_before.transform_pose(pose) for pose in self.poses]
         self.windows.append(
             WindowRow(
                 update.index,
@@ -197,6 +202,17 @@ class Report:
             'failure': self.failure,
             'notes': self.notes,
             'unit': self.unit,
+            'scale': {
+                'source': self.scale.source,
+                'state': self.scale.state.value,
+                'factor': self.scale.factor,
+                'spread': _number(self.scale.spread),
+                'error': _number(self.scale.error),
+                'windows': self.scale.observations,
+                'agreeing': self.scale.agreeing,
+                'silent': self.scale.silent,
+                'says': self.scale.describe(),
+            },
             'frames': frames,
             'windows': len(self.windows),
             'points': len(self.cloud[0]),

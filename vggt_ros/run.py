@@ -100,7 +100,7 @@ class _Job:
         self.source, self.out, self.config, self.wanted, self.progress = source, out, config, wanted, progress
         self.pipeline = Pipeline(config, predictor)
         self.messages = bag_messages()
-        self.encoder = Encoder(config, self.messages, self.pipeline.map.points)
+        self.encoder = Encoder(config, self.messages, self.pipeline.points)
         self.bag = ResultBag(out / 'result.mcap')
         self.report = Report(str(source.path), config, *_describe(config, predictor))
         self.base_from_cam: np.ndarray | None = None
@@ -179,7 +179,7 @@ class _Job:
     def _finish(self, *, failed: bool = False) -> None:
         """Write all there is; what cannot be written is said at the end, and does not keep back the rest."""
         report, errors = self.report, []
-        report.cloud = self.pipeline.map.points()
+        report.cloud = self.pipeline.points()
         report.counts = {**asdict(self.pipeline.statistics), 'skipped': self.source.skipped}
         report.messages = dict(self.bag.counts)
         for write in (self.bag.close, self._write_files):

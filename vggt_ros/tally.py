@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from vggt_ros.core.scale_report import ScaleReport
 from vggt_ros.core.submap import Seam
 
 RECENT = 100  # windows whose times make up the figures of the diagnostics
@@ -22,7 +23,7 @@ class Tally:
         stage_s: seconds spent so far by stage, named as in report.STAGES; 'read' is decoding, 'write' publishing.
         window_s: seconds of the last windows, from taking the images to the last message.
         latency_s: seconds from the arrival of the newest image to its results, of the last window.
-        seam: of the last window.
+        seam, scale: of the last window.
         image: size and encoding of the last image.
         uncalibrated: there is no usable CameraInfo.
         last_failure: text of the last error.
@@ -36,6 +37,7 @@ class Tally:
     window_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     latency_s: float = float('nan')
     seam: Seam | None = None
+    scale: ScaleReport = field(default_factory=ScaleReport)
     image: str = ''
     uncalibrated: bool = False
     last_failure: str = ''

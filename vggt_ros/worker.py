@@ -256,11 +256,12 @@ class Worker:
         if update is None or self._abandoned:
             return
         config, newest = self._config, update.frames[-1]
-        self.tally.seam = update.seam
+        self.tally.seam, self.tally.scale = update.seam, update.scale
         self._count_stages(update)
         latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
         if latency_s > config.stream.max_latency_s:
             self.tally.late += 1
+            self._encoder.move(update.output_from_before)
             self._throttle(
                 log.warning,
                 'late',

@@ -31,7 +31,7 @@ def published(clip: Clip) -> list[Output]:
     """What a node without a robot publishes for six frames."""
     config = Config().with_values({'window_size': 4, 'window_stride': 2, 'backend': 'fake'})
     pipeline = Pipeline(config, FakePredictor(config))
-    encoder = Encoder(config, ros_messages(), pipeline.map.points)
+    encoder = Encoder(config, ros_messages(), pipeline.points)
     outputs = [Output('/tf_static', 1, standalone_tf_static(ros_messages(), config, 1, OPTICAL))]
     for stamp, image in list(zip(clip.stamps_ns, clip.images, strict=True))[:6]:
         update = pipeline.add_frame(Frame(stamp, image, OPTICAL, clip.K))
