@@ -19,6 +19,7 @@ from vggt_ros.core.covariance import LOST, move_covariance
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, invert_rigid
 from vggt_ros.core.submap import PlacedFrame, SeamStatus, Update
 from vggt_ros.messages import MessageTypes
+from vggt_ros.topics import TOPIC, camera_topic
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +109,10 @@ class Encoder:
         outputs: list[Output] = []
         world_points: list[Points] = []
         for frame in frames:
-            parts = (
-                self._poses(frame, base_from_cam),
-                self._images(frame, wanted),
-                self._clouds(frame, world_points, wanted),
-            )
-            outputs += [Output(topic, frame.stamp_ns, message) for part in parts for topic, message in part]
+            poses = self._poses(frame, base_from_cam)
+            outputs += [Output(topic, frame.stamp_ns, message) for topic, message in poses]
+            for one in (frame, *frame.views):
+                outputs += self._of_camera(one, world_points, wanted)
         stamp = self._last_stamp_ns = frames[-1].stamp_ns
         of_window = self._window(update, stamp, world_points, wanted)
         outputs += [Output(topic, stamp, message) for topic, message in of_window]
@@ -169,6 +168,17 @@ class Encoder:
         pose = map_from_cam if cam_from_base is None else map_from_cam @ cam_from_base
         message = self.make.pose_stamped(stamp, self.config.frames.world_frame, pose)
         self._path.append(_PathPose(stamp, map_from_cam, cam_from_base, message))
+
+    def _of_camera(
+        self, frame: PlacedFrame, world_points: list[Points], wanted: Collection[str] | None
+    ) -> Iterator[Output]:
+        """Images and clouds of one camera, on topics of its own where it is one of several."""
+        names = self.config.rig.cameras
+        camera = names[frame.camera] if names else ''
+        if wanted is not None and camera:
+            wanted = {name for name in TOPIC if camera_topic(name, camera) in wanted or name in wanted}
+        for topic, message in (*self._images(frame, wanted), *self._clouds(frame, world_points, wanted)):
+            yield Output(camera_topic(topic, camera), frame.stamp_ns, message)
 
     def _images(self, frame: PlacedFrame, wanted: Collection[str] | None) -> Iterator[tuple[str, Any]]:
         make, stamp, frame_id = self.make, frame.stamp_ns, frame.frame_id

@@ -13,7 +13,7 @@ from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 from vggt_ros.core.config import Config
 from vggt_ros.encode import Output, standalone_tf_static
 from vggt_ros.messages import ros_messages
-from vggt_ros.topics import TOPICS, Topic
+from vggt_ros.topics import Topic, topics_of
 
 
 class Outputs:
@@ -27,15 +27,17 @@ class Outputs:
         node: owns the publishers; they publish while the node is active.
         burst: messages a topic may send at once: the first window publishes all its frames. What a reliable reader has
             not confirmed yet must fit into the history, or it is lost in spite of being reliable.
+        cameras: names of a rig's cameras, which have topics of their own; none without a rig.
     """
 
-    def __init__(self, node: LifecycleNode, burst: int) -> None:
+    def __init__(self, node: LifecycleNode, burst: int, cameras: tuple[str, ...] = ()) -> None:
         self._node = node
         self._burst = burst
         self._messages = ros_messages()
-        self._lazy = tuple(topic.name for topic in TOPICS if topic.lazy)
-        self._eager = frozenset(topic.name for topic in TOPICS if not topic.lazy)
-        self._publishers = {topic.name: self._make(topic) for topic in TOPICS if topic.name.startswith('~')}
+        topics = topics_of(cameras)
+        self._lazy = tuple(topic.name for topic in topics if topic.lazy)
+        self._eager = frozenset(topic.name for topic in topics if not topic.lazy)
+        self._publishers = {topic.name: self._make(topic) for topic in topics if topic.name.startswith('~')}
         self._broadcaster = TransformBroadcaster(node)
         self._static_broadcaster = StaticTransformBroadcaster(node)
         self._announced: set[str] = set()

@@ -12,7 +12,7 @@ from vggt_ros import __version__
 from vggt_ros.core.errors import OutputError
 from vggt_ros.exports import write_atomically
 from vggt_ros.messages import bag_typestore
-from vggt_ros.topics import NODE_NAME, TOPICS, resolve
+from vggt_ros.topics import NODE_NAME, resolve, topics_of
 
 CHUNK_BYTES = 1 << 20  # a chunk is the unit of compression and of seeking; 1 MiB is the recorders' default
 RESERVE_MARGIN = 4 << 20  # for the last chunk's index and the summary of 10 000 chunks
@@ -29,19 +29,20 @@ class ResultBag:
     Args:
         path: file to make; one that is there is replaced.
         node_name: what '~' in topics stands for.
+        cameras: names of a rig's cameras, which have topics of their own.
 
     Raises:
         OutputError: the file cannot be made.
     """
 
-    def __init__(self, path: Path | str, *, node_name: str = NODE_NAME) -> None:
+    def __init__(self, path: Path | str, *, node_name: str = NODE_NAME, cameras: tuple[str, ...] = ()) -> None:
         from mcap.writer import CompressionType, Writer
 
         self.path, self._node_name = Path(path), node_name
         self.counts: dict[str, int] = {}
         self.start_ns, self.end_ns = 0, 0
         self._store = bag_typestore()
-        self._offers = {topic.name: (topic.type, topic.depth, topic.latched) for topic in TOPICS}
+        self._offers = {topic.name: (topic.type, topic.depth, topic.latched) for topic in topics_of(cameras)}
         self._channels: dict[str, int] = {}
         self._schemas: dict[str, int] = {}
         self._pending = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 NODE_NAME = '/vggt'
@@ -17,6 +18,7 @@ class Topic:
         depth: messages kept for a subscriber that is slower than we are.
         latched: whether a subscriber that comes late still gets the last message (transient local durability).
         lazy: whether the message is made only while somebody listens; what is not lazy is small.
+        per_camera: whether each camera of a rig has one of its own, '~/NAME/...' (camera_topic).
         help: what it holds, in one sentence.
 
     All are offered reliable: a best-effort offer is invisible to RViz and to depth_image_proc, which ask for reliable,
@@ -30,6 +32,7 @@ class Topic:
     depth: int = 5
     latched: bool = False
     lazy: bool = False
+    per_camera: bool = False
 
 
 _TF, _IMAGE, _INFO, _CLOUD = (
@@ -46,14 +49,32 @@ TOPICS = (
     Topic('~/odom', 'nav_msgs/msg/Odometry', 'pose of the robot in the odometry frame, twist in its own', depth=10),
     Topic('~/pose', _POSE_WITH_COVARIANCE, 'pose of the robot in the world frame', depth=10),
     Topic('~/camera_pose', 'geometry_msgs/msg/PoseStamped', 'pose of the optical frame in the world frame', depth=10),
-    Topic('~/depth/image_rect', _IMAGE, '32FC1 depth along the optical axis, NaN where unknown', lazy=True),
-    Topic('~/depth/camera_info', _INFO, 'intrinsics of the depth image'),
-    Topic('~/rgb/image_rect_color', _IMAGE, 'rgb8 image on the grid of the depth image', lazy=True),
-    Topic('~/rgb/camera_info', _INFO, 'the same intrinsics, for the colour image'),
-    Topic('~/confidence', _IMAGE, '32FC1 confidence of the network, raw, at least 1', lazy=True),
-    Topic('~/depth/image_color', _IMAGE, 'rgb8 picture of the depth: near red, far blue, unknown black', lazy=True),
-    Topic('~/points', _CLOUD, 'organised coloured cloud in the optical frame', lazy=True),
-    Topic('~/points_filtered', _CLOUD, 'its known points, one a voxel, for nav2, STVL and octomap', lazy=True),
+    Topic(
+        '~/depth/image_rect',
+        _IMAGE,
+        '32FC1 depth along the optical axis, NaN where unknown',
+        lazy=True,
+        per_camera=True,
+    ),
+    Topic('~/depth/camera_info', _INFO, 'intrinsics of the depth image', per_camera=True),
+    Topic('~/rgb/image_rect_color', _IMAGE, 'rgb8 image on the grid of the depth image', lazy=True, per_camera=True),
+    Topic('~/rgb/camera_info', _INFO, 'the same intrinsics, for the colour image', per_camera=True),
+    Topic('~/confidence', _IMAGE, '32FC1 confidence of the network, raw, at least 1', lazy=True, per_camera=True),
+    Topic(
+        '~/depth/image_color',
+        _IMAGE,
+        'rgb8 picture of the depth: near red, far blue, unknown black',
+        lazy=True,
+        per_camera=True,
+    ),
+    Topic('~/points', _CLOUD, 'organised coloured cloud in the optical frame', lazy=True, per_camera=True),
+    Topic(
+        '~/points_filtered',
+        _CLOUD,
+        'its known points, one a voxel, for nav2, STVL and octomap',
+        lazy=True,
+        per_camera=True,
+    ),
     Topic('~/world_points', _CLOUD, 'new points of a window in the world frame', lazy=True),
     Topic('~/window_poses', 'geometry_msgs/msg/PoseArray', 'all cameras of the window as estimated now, world frame'),
     Topic('~/path', 'nav_msgs/msg/Path', 'the way so far, in the world frame'),
@@ -61,6 +82,21 @@ TOPICS = (
 )
 
 TOPIC = {topic.name: topic for topic in TOPICS}
+
+
+def camera_topic(name: str, camera: str) -> str:
+    """The name of a camera's own topic: '~/points' of 'left' -> '~/left/points'; without a name that of the table."""
+    return f'~/{camera}{name[1:]}' if camera else name
+
+
+def topics_of(cameras: tuple[str, ...]) -> tuple[Topic, ...]:
+    """The topics of a node with these cameras; without names, the table."""
+    several = cameras or ('',)
+    return tuple(
+        dataclasses.replace(topic, name=camera_topic(topic.name, camera))
+        for topic in TOPICS
+        for camera in (several if topic.per_camera else ('',))
+    )
 
 
 def resolve(name: str, node_name: str = NODE_NAME) -> str:

@@ -18,7 +18,7 @@ from vggt_ros.core.submap import SeamStatus
 from vggt_ros.decode import stamp_ns
 from vggt_ros.encode import Encoder, colour_depth, standalone_tf_static
 from vggt_ros.messages import MessageTypes, bag_messages
-from vggt_ros.topics import TOPIC, TOPICS, resolve
+from vggt_ros.topics import TOPIC, TOPICS, resolve, topics_of
 
 BASE_FROM_CAM = BODY_FROM_OPTICAL.copy()
 BASE_FROM_CAM[:3, 3] = 0.3, 0.05, 0.4  # in front of the robot's centre, above ground
@@ -368,3 +368,22 @@ def test_topics_resolve_under_the_nodes_name():
     assert resolve('~/odom', '/robot1/vggt') == '/robot1/vggt/odom'
     assert resolve('/tf', '/robot1/vggt') == '/tf'
     assert len(TOPIC) == len(TOPICS)
+
+
+def test_each_camera_of_a_rig_has_its_own_images_and_clouds_and_the_robot_one_pose(messages: MessageTypes):
+    view = dataclasses.replace(placed_frame(0, frame_id='left_optical', seed=5), camera=1, stamp_ns=START_NS + 7)
+    frame = dataclasses.replace(placed_frame(0, frame_id='front_optical'), views=(view,))
+    config = Config().with_values({'camera_names': 'front,left'})
+    outputs = Encoder(config, messages).encode(update_of(frame), BODY_FROM_OPTICAL)
+    topics = [output.topic for output in outputs]
+    assert sorted(topics) == sorted({*topics})
+    assert set(topics) == {topic.name for topic in topics_of(('front', 'left'))} - {'/tf_static', '~/map_points'}
+    by_topic = {output.topic: output for output in outputs}
+    for name, one in (('front', frame), ('left', view)):
+        depth = by_topic[f'~/{name}/depth/image_rect']
+        assert depth.stamp_ns == one.stamp_ns
+        assert depth.message.header.frame_id == f'{name}_optical'
+        np.testing.assert_array_equal(np.frombuffer(depth.message.data, np.float32).reshape(one.depth.shape), one.depth)
+    assert by_topic['~/world_points'].message.width == sum(int(np.isfinite(one.depth).sum()) for one in (frame, view))
+    (few,) = Encoder(config, messages).encode(update_of(frame), None, {'~/left/points'})
+    assert few.topic == '~/left/points'
