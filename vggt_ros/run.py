@@ -54,6 +54,7 @@ def run(
     wanted: Collection[str] | None = None,
     force: bool = False,
     progress: Callable[[Report], None] = lambda report: None,
+    watch: Callable[[Pipeline, Update], None] = lambda pipeline, update: None,
 ) -> Report:
     """Process a recording as fast as it goes.
 
@@ -67,6 +68,7 @@ def run(
         wanted: topics of result.mcap; None writes all.
         force: replace results that are there.
         progress: called after each frame.
+        watch: called after each window, while its submap is the newest of the pipeline's map.
 
     Raises:
         SourceError, EncodingError: the recording is broken from some place on.
@@ -78,7 +80,7 @@ def run(
     logging.getLogger('vggt_ros').addHandler(notes)
     try:
         predictor = predictor or make_predictor(config)
-        job = _Job(source, out, config, predictor, wanted, progress)
+        job = _Job(source, out, config, predictor, wanted, progress, watch)
         job.report.notes = notes.texts
         return job.run()
     finally:
@@ -96,8 +98,10 @@ class _Job:
         predictor: Predictor,
         wanted: Collection[str] | None,
         progress: Callable[[Report], None],
+        watch: Callable[[Pipeline, Update], None],
     ) -> None:
-        self.source, self.out, self.config, self.wanted, self.progress = source, out, config, wanted, progress
+        self.source, self.out, self.config, self.wanted = source, out, config, wanted
+        self.progress, self.watch = progress, watch
         self.pipeline = Pipeline(config, predictor)
         self.messages = bag_messages()
         self.encoder = Encoder(config, self.messages, self.pipeline.points)
@@ -169,6 +173,7 @@ class _Job:
         with self.report.timings.measure('encode'):
             outputs = self.encoder.encode(update, self.base_from_cam)
         self.report.add_update(update)
+        self.watch(self.pipeline, update)
         for output in outputs:
             self.report.add_message(*output)
         with self.report.timings.measure('write'):
