@@ -12,9 +12,11 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from vggt_ros.core.config import Config
 from vggt_ros.core.pipeline import Statistics
+from vggt_ros.core.rig import RigFit
 from vggt_ros.core.scale_report import ScaleReport, ScaleState
 from vggt_ros.core.submap import Seam, SeamStatus
 from vggt_ros.mailbox import Mailbox
+from vggt_ros.moments import Moments
 from vggt_ros.tally import Tally
 
 
@@ -30,6 +32,8 @@ class Health:
         silence: why no image comes; empty while they come.
         is_needed: whether anybody wants results; without, the network rests.
         device: where the network runs.
+        moments: of a rig's images; None without a rig.
+        rig_fit: how well the last window fitted the mounts of a rig; None where it was not compared.
     """
 
     config: Config
@@ -39,6 +43,8 @@ class Health:
     silence: str
     is_needed: bool
     device: str
+    moments: Moments[Any] | None = None
+    rig_fit: RigFit | None = None
 
 
 def diagnostics(health: Health, name: str) -> DiagnosticArray:
@@ -60,11 +66,13 @@ def _tasks(health: Health) -> Iterator[tuple[str, bytes, str, Mapping[str, objec
     yield ('output', *_output(health))
     yield ('tracking', *_tracking(tally.seam, health.statistics, tally.scale))
     yield ('scale', *_scale(tally.scale, health.config))
+    if health.config.rig.cameras:
+        yield ('rig', *_rig(health.rig_fit, health.config))
 
 
 def _input(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
     tally, mailbox = health.tally, health.mailbox
-    figures = {
+    figures: dict[str, object] = {
         'image': tally.image,
         'received': mailbox.received,
         'skipped because newer ones came': mailbox.dropped,
@@ -73,6 +81,11 @@ def _input(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
         'out of order': health.statistics.out_of_order,
         'calibrated': not tally.uncalibrated,
     }
+    if health.moments is not None:
+        figures |= {
+            'moments without some camera': health.moments.incomplete,
+            'moments dropped without the reference': health.moments.without_reference,
+        }
     if health.silence:
         return DiagnosticStatus.WARN, health.silence, figures
     if tally.uncalibrated:
@@ -134,6 +147,21 @@ def _scale(scale: ScaleReport, config: Config) -> tuple[bytes, str, Mapping[str,
     if scale.is_unknown:
         return DiagnosticStatus.WARN, message, figures
     return DiagnosticStatus.OK, message, figures
+
+
+def _rig(fit: RigFit | None, config: Config) -> tuple[bytes, str, Mapping[str, object]]:
+    names = config.rig.cameras
+    if fit is None:
+        return DiagnosticStatus.WARN, 'cameras stand where the network sees them: no mounts in TF, or no window yet', {}
+    figures: dict[str, object] = {'metres per unit': f'{fit.metres_per_unit:.4g}', 'its error': f'{fit.error:.3f}'}
+    for camera, turn in fit.turn_deg.items():
+        figures[f'{names[camera]} off its mount, degrees'] = f'{turn:.2f}'
+        figures[f'{names[camera]} off its mount, metres'] = f'{fit.shift[camera]:.4f}'
+    if fit.misjudged:
+        which = ', '.join(names[camera] for camera in fit.misjudged)
+        text = f'the network sees {which} elsewhere than TF: its depth is not used; is the mount right?'
+        return DiagnosticStatus.WARN, text, figures
+    return DiagnosticStatus.OK, 'cameras are seen where they are mounted', figures
 
 
 def _tracking(seam: Seam | None, statistics: Statistics, scale: ScaleReport) -> tuple[bytes, str, Mapping[str, object]]:

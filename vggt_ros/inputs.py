@@ -1,9 +1,10 @@
-"""Inputs: the node's subscriptions to the image and its calibration."""
+"""Inputs: the node's subscriptions to the images of its cameras and their calibration."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rclpy.node import Node
@@ -23,46 +24,60 @@ log = logging.getLogger(__name__)
 
 
 class Inputs:
-    """Subscribes to the image and to the CameraInfo that belongs to it.
+    """Subscribes to the image of each camera and to the CameraInfo that belongs to it.
 
     Args:
         node: owns the subscriptions.
         config: transport, reliability and depth.
-        on_image, on_camera_info: take the messages; they run on the executor and must not wait.
+        on_image, on_camera_info: take the camera's index and the message; they run on the executor and must not wait.
+        cameras: names of a rig's cameras, each with topics NAME/image and NAME/camera_info; none without a rig.
     """
 
     def __init__(
         self,
         node: Node,
         config: InputConfig,
-        on_image: Callable[[Any], None],
-        on_camera_info: Callable[[CameraInfo], None],
+        on_image: Callable[[int, Any], None],
+        on_camera_info: Callable[[int, CameraInfo], None],
+        cameras: tuple[str, ...] = (),
     ) -> None:
         self._node = node
         self._reliability = config.input_reliability
         is_compressed = config.image_transport == 'compressed'
-        self.image_topic, self.camera_info_topic = resolve_topics(node, is_compressed)
-        self._subscriptions = [
-            self._subscribe(CompressedImage if is_compressed else Image, self.image_topic, on_image, config),
-            self._subscribe(CameraInfo, self.camera_info_topic, on_camera_info, config),
-        ]
+        kind = CompressedImage if is_compressed else Image
+        self.topics = [resolve_topics(node, is_compressed, f'{name}/' if name else '') for name in cameras or ('',)]
+        self._subscriptions = []
+        for camera, (image, camera_info) in enumerate(self.topics):
+            take_image, take_info = partial(on_image, camera), partial(on_camera_info, camera)
+            self._subscriptions.append(self._subscribe(kind, image, take_image, config))
+            self._subscriptions.append(self._subscribe(CameraInfo, camera_info, take_info, config))
 
     @property
-    def is_rectified(self) -> bool:
-        """Whether the image's name says so (image_rect, image_rect_color): then P of its CameraInfo holds, not K.
+    def image_topic(self) -> str:
+        """Resolved name of the reference camera's images."""
+        return self.topics[0][0]
+
+    @property
+    def camera_info_topic(self) -> str:
+        """Resolved name of the reference camera's calibration."""
+        return self.topics[0][1]
+
+    @property
+    def is_rectified(self) -> tuple[bool, ...]:
+        """For each camera whether the image's name says so (image_rect_color): then P of its CameraInfo holds, not K.
 
         Source: ros-perception/image_pipeline, image_proc/doc/tutorials.rst: one CameraInfo serves raw and rectified.
         """
-        parts = self.image_topic.split('/')
-        return any('rect' in part for part in parts[-2:])
+        return tuple(any('rect' in part for part in image.split('/')[-2:]) for image, _ in self.topics)
 
-    def describe_silence(self) -> str:
-        """Why no image may be coming: the resolved topic, who publishes there, and whether the QoS fits."""
-        offers = self._node.get_publishers_info_by_topic(self.image_topic)
-        said = f'no image on {self.image_topic}'
+    def describe_silence(self, camera: int = 0) -> str:
+        """Why no image of a camera may be coming: the resolved topic, who publishes there, and whether the QoS fits."""
+        topic = self.topics[camera][0]
+        offers = self._node.get_publishers_info_by_topic(topic)
+        said = f'no image on {topic}'
         if not offers:
             return f'{said}: nobody publishes there; remap it, as in image:=/camera/image_raw'
-        expected = 'sensor_msgs/msg/' + ('CompressedImage' if self.image_topic.endswith('/compressed') else 'Image')
+        expected = 'sensor_msgs/msg/' + ('CompressedImage' if topic.endswith('/compressed') else 'Image')
         of_type = [offer for offer in offers if offer.topic_type == expected]
         if not of_type:
             return f'{said}: its publisher sends {offers[0].topic_type}, expected {expected} (image_transport)'
@@ -107,14 +122,15 @@ class Inputs:
         )
 
 
-def resolve_topics(node: Node, is_compressed: bool) -> tuple[str, str]:
-    """Absolute names of the image and of its CameraInfo, remapping rules applied.
+def resolve_topics(node: Node, is_compressed: bool, prefix: str = '') -> tuple[str, str]:
+    """Absolute names of an image and of its CameraInfo, remapping rules applied.
 
+    The image is called image, or NAME/image for a rig, whose prefix is 'NAME/'.
     camera_info is the sibling of the image, as image_pipeline has it, unless it is remapped itself.
     Source: ros-perception/image_pipeline, image_pipeline/doc/tutorials.rst.
     """
-    image = node.resolve_topic_name('image')
-    camera_info = node.resolve_topic_name('camera_info')
-    if camera_info == node.resolve_topic_name('camera_info', only_expand=True):
+    image = node.resolve_topic_name(f'{prefix}image')
+    camera_info = node.resolve_topic_name(f'{prefix}camera_info')
+    if camera_info == node.resolve_topic_name(f'{prefix}camera_info', only_expand=True):
         camera_info = node.resolve_topic_name(image.rpartition('/')[0] + '/camera_info')
     return (node.resolve_topic_name(f'{image}/compressed') if is_compressed else image), camera_info

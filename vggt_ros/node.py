@@ -22,11 +22,13 @@ from vggt_ros.core.errors import ConfigError, EncodingError
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import make_predictor
 from vggt_ros.dds import make_room_for_images
+from vggt_ros.decode import stamp_ns
 from vggt_ros.diagnostics import Health, diagnostics
 from vggt_ros.encode import Encoder
 from vggt_ros.inputs import Inputs
 from vggt_ros.mailbox import Mailbox
 from vggt_ros.messages import ros_messages
+from vggt_ros.moments import Moments
 from vggt_ros.outputs import Outputs
 from vggt_ros.parameters import Parameters
 from vggt_ros.ros_log import RosLogHandler
@@ -65,7 +67,8 @@ class VggtNode(LifecycleNode):
         self._worker: Worker | None = None
         self._mailbox: Mailbox[Any] = Mailbox(1)
         self._is_enabled = True
-        self._last_image_s = 0.0
+        self._last_image_s = [0.0]  # by camera
+        self._moments: Moments[Any] = Moments(1, 0)
         self._throttle = Throttle()
 
     @property
@@ -131,7 +134,7 @@ class VggtNode(LifecycleNode):
         self._pipeline = Pipeline(config, make_predictor(config))
         name = config.model.source if config.model.backend == 'vggt' else config.model.backend
         log.info('model %s ready in %.1f s', name, time.monotonic() - start)
-        self._outputs = Outputs(self, burst=config.window.size)
+        self._outputs = Outputs(self, config.window.size, config.rig.cameras)
         self._configured.callback(self._outputs.destroy)
         if self._transforms is None:
             self._transforms = RobotTransforms(self)
@@ -151,9 +154,10 @@ class VggtNode(LifecycleNode):
         assert self._transforms is not None
         if self._worker is not None and self._worker.is_alive:
             raise ConfigError('the window of the last activation is still being computed; try again when it is done')
-        self._last_image_s = time.monotonic()
         self._mailbox = Mailbox(config.window.stride)
-        self._inputs = Inputs(self, config.input, self._on_image, self._on_camera_info)
+        self._moments = Moments(len(config.rig.cameras), round(config.rig.camera_sync_s * 1e9))
+        self._last_image_s = [time.monotonic()] * max(1, len(config.rig.cameras))
+        self._inputs = Inputs(self, config.input, self._on_image, self._on_camera_info, config.rig.cameras)
         self._worker = Worker(
             self._pipeline,
             Encoder(config, ros_messages(), self._pipeline.points),
@@ -169,7 +173,8 @@ class VggtNode(LifecycleNode):
             self._worker.ask_reset()
         self._transforms.resume()
         self._worker.start()
-        log.info('waiting for images on %s and %s', self._inputs.image_topic, self._inputs.camera_info_topic)
+        for image, camera_info in self._inputs.topics:
+            log.info('waiting for images on %s and %s', image, camera_info)
 
     def _stop(self, timeout_s: float) -> bool:
         """No more images in; whether the worker has ended."""
@@ -193,14 +198,19 @@ class VggtNode(LifecycleNode):
             return self.get_clock().now().nanoseconds * 1e-9
         return time.monotonic()  # the clock on the wall may be set while we run
 
-    def _on_image(self, message: Any) -> None:
-        self._last_image_s = time.monotonic()
-        if self._is_needed():
+    def _on_image(self, camera: int, message: Any) -> None:
+        self._last_image_s[camera] = time.monotonic()
+        if not self._is_needed():
+            return
+        if len(self._last_image_s) == 1:
             self._mailbox.put(message)
+            return
+        for moment in self._moments.add(camera, stamp_ns(message.header.stamp), message):
+            self._mailbox.put(moment)
 
-    def _on_camera_info(self, message: Any) -> None:
+    def _on_camera_info(self, camera: int, message: Any) -> None:
         if self._worker is not None:
-            self._worker.camera_infos.add(message)
+            self._worker.camera_infos[camera].add(message)
 
     def _is_needed(self) -> bool:
         """Whether results would reach anybody: without, nothing is decoded and the network rests."""
@@ -242,17 +252,22 @@ class VggtNode(LifecycleNode):
             silence=silence,
             is_needed=self._is_needed(),
             device=str(getattr(getattr(self._pipeline.predictor, 'network', None), 'device', 'cpu')),
+            moments=self._moments if config.rig.cameras else None,
+            rig_fit=getattr(self._pipeline.predictor, 'fit', None),
         )
         array = diagnostics(health, self.get_fully_qualified_name().lstrip('/'))
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
 
     def _describe_silence(self) -> str:
-        if self._inputs is None or time.monotonic() - self._last_image_s < SILENCE_S:
+        now = time.monotonic()
+        silent = [camera for camera, last in enumerate(self._last_image_s) if now - last >= SILENCE_S]
+        if self._inputs is None or not silent:
             return ''
+        said = '; '.join(self._inputs.describe_silence(camera) for camera in silent)
         if self.get_parameter('use_sim_time').value and self.get_clock().now().nanoseconds == 0:
-            return f'{self._inputs.describe_silence()}; use_sim_time is set and no /clock has come either'
-        return self._inputs.describe_silence()
+            return f'{said}; use_sim_time is set and no /clock has come either'
+        return said
 
 
 def convert_to_rgb(message: Any) -> np.ndarray:

@@ -64,6 +64,15 @@ class RobotTransforms:
         consequence = 'images and clouds go out in the optical frame, odometry and TF of the robot do not'
         return self._lookup(frames.base_frame, optical_frame, stamp_ns, timeout_s, consequence)
 
+    def ref_from_cam(
+        self, frames: FramesConfig, reference: str, optical_frame: str, stamp_ns: int, timeout_s: float
+    ) -> np.ndarray | None:
+        """[4, 4] pose of a rig's camera in the optical frame of its reference; None, and said so, where TF has none."""
+        if reference == optical_frame:
+            return np.eye(4)
+        consequence = 'the cameras of the rig stand where the network sees them, not where they are mounted'
+        return self._lookup(reference, optical_frame, stamp_ns, timeout_s, consequence)
+
     def odom_from_base(self, frames: FramesConfig, stamp_ns: int, timeout_s: float) -> np.ndarray | None:
         """[4, 4] pose of the robot as its own odometry has it; None, and said so, where TF has none."""
         consequence = f'{frames.map_frame} -> {frames.odom_frame} is not published'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import threading
@@ -17,10 +18,13 @@ from vggt_ros.core.errors import EncodingError, ShapeError, VggtRosError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.pipeline import Pipeline
+from vggt_ros.core.predictor import RigPredictor
+from vggt_ros.core.rig import Rig
 from vggt_ros.core.submap import Update
 from vggt_ros.decode import CameraInfoCache, decode_frame, is_distorted, stamp_ns
 from vggt_ros.encode import Encoder, Output
 from vggt_ros.mailbox import Letter, Mailbox
+from vggt_ros.moments import Moment
 from vggt_ros.rectify import Rectifiers
 from vggt_ros.silence import Silence
 from vggt_ros.tally import Tally
@@ -58,6 +62,11 @@ class Mount(Protocol):
     ) -> np.ndarray | None:
         """[4, 4], or None where it is not known."""
 
+    def ref_from_cam(
+        self, frames: FramesConfig, reference: str, optical_frame: str, stamp_ns: int, timeout_s: float
+    ) -> np.ndarray | None:
+        """[4, 4], or None where it is not known."""
+
     def odom_from_base(self, frames: FramesConfig, stamp_ns: int, timeout_s: float) -> np.ndarray | None:
         """[4, 4], or None where it is not known."""
 
@@ -73,10 +82,10 @@ class Worker:
         mount: where the camera sits.
         sink: where messages go.
         settings: gives all settings as they stand; asked between windows.
-        mailbox: the waiting images.
+        mailbox: the waiting images: messages, or with a rig Moments of messages.
         data_clock: seconds of the time the data lives in: steady, or ROS time under use_sim_time.
         convert: decodes the rarer encodings (decode.decode_image).
-        is_rectified: images are rectified (decode.decode_frame).
+        is_rectified: for each camera whether its images are rectified (decode.decode_frame).
     """
 
     def __init__(
@@ -89,19 +98,21 @@ class Worker:
         mailbox: Mailbox[Any],
         data_clock: Callable[[], float] = time.monotonic,
         convert: Callable[[Any], np.ndarray] | None = None,
-        is_rectified: bool = False,
+        is_rectified: tuple[bool, ...] = (False,),
     ) -> None:
         self.tally = Tally()
-        self.camera_infos = CameraInfoCache()
+        self.camera_infos = tuple(CameraInfoCache() for _ in is_rectified)
         self._pipeline, self._encoder, self._mount, self._sink = pipeline, encoder, mount, sink
         self._settings, self._mailbox = settings, mailbox
         self._convert, self._is_rectified = convert, is_rectified
         self._config = pipeline.config
-        self._rectifiers = Rectifiers() if self._config.camera.rectify == 'auto' else None
+        rectify = self._config.camera.rectify == 'auto'
+        self._rectifiers = [Rectifiers() if rectify else None for _ in is_rectified]
         self._silence = Silence(data_clock)
         self._throttle = Throttle()
         self._arrivals: OrderedDict[int, float] = OrderedDict()  # stamp -> steady seconds
         self._is_mount_known = False  # whether the map starts at the robot's base
+        self._mounted: set[int] = set()  # cameras of a rig whose mounts are known
         self._was_map_wanted = False
         self._waits_for_calibration = self._config.camera.intrinsics_mode == 'camera_info'
         self._reset_asked = threading.Event()
@@ -179,7 +190,7 @@ class Worker:
 
     def _is_calibration_pending(self) -> bool:
         """Whether images, come or to come, should go on waiting for the first CameraInfo."""
-        if self.camera_infos.find(0) is not None:
+        if all(infos.find(0) is not None for infos in self.camera_infos):
             self._waits_for_calibration = False
             return False
         arrival = self._mailbox.peek_first_arrival()
@@ -203,21 +214,37 @@ class Worker:
         while len(self._arrivals) > 4 * self._config.window.size:
             self._arrivals.popitem(last=False)
         self._place_first_camera(frame)
+        self._place_rig(frame)
         self._publish(self._pipeline.add_frame(frame), start)
 
     def _decode(self, message: Any) -> Frame:
-        info = self.camera_infos.find(stamp_ns(message.header.stamp))
+        """The frame of a message, or of a Moment, with the other cameras as its views."""
+        if not isinstance(message, Moment):
+            return self._decode_image(message)
+        views = []
+        for camera, one in message.items.items():
+            try:
+                views.append(dataclasses.replace(self._decode_image(one, camera), camera=camera))
+            except (EncodingError, ShapeError) as error:
+                if camera == 0:
+                    raise
+                self._note(error)  # the moment goes on without this view
+        return dataclasses.replace(views[0], views=tuple(views[1:]))
+
+    def _decode_image(self, message: Any, camera: int = 0) -> Frame:
+        info = self.camera_infos[camera].find(stamp_ns(message.header.stamp))
+        rectifiers, is_rectified = self._rectifiers[camera], self._is_rectified[camera]
         frame = decode_frame(
             message,
             info,
             convert=self._convert,
-            frame_id=self._config.frames.camera_optical_frame,
-            rectified=self._is_rectified,
-            rectifiers=self._rectifiers,
+            frame_id='' if camera else self._config.frames.camera_optical_frame,
+            rectified=is_rectified,
+            rectifiers=rectifiers,
         )
         self.tally.image = f'{frame.size[1]}x{frame.size[0]} {getattr(message, "encoding", None) or message.format}'
         self.tally.uncalibrated = frame.K is None
-        if info is not None and not self._is_rectified and self._rectifiers is None and is_distorted(info):
+        if info is not None and not is_rectified and rectifiers is None and is_distorted(info):
             self._throttle(
                 log.warning,
                 'distortion',
@@ -238,6 +265,25 @@ class Worker:
         if base_from_cam is not None:
             self._pipeline.map.map_from_first_camera = base_from_cam
             self._is_mount_known = True
+
+    def _place_rig(self, frame: Frame) -> None:
+        """Tell the predictor where the cameras are mounted, once TF knows that of all that were seen."""
+        predictor = self._pipeline.predictor
+        cameras = (frame, *frame.views)
+        if not isinstance(predictor, RigPredictor) or self._mounted.issuperset(one.camera for one in cameras):
+            return
+        is_first = self._pipeline.statistics.frames == 0
+        timeout_s = self._config.frames.tf_timeout_s if is_first else 0.0
+        ref_from_cams = {
+            one.camera: self._mount.ref_from_cam(
+                self._config.frames, frame.frame_id, one.frame_id, frame.stamp_ns, timeout_s
+            )
+            for one in cameras
+        }
+        known = {camera: pose for camera, pose in ref_from_cams.items() if pose is not None}
+        if len(known) == len(cameras):
+            predictor.rig = Rig(known)
+            self._mounted = set(known)
 
     def _rest(self) -> None:
         """No image came for a tick. When the stream has paused, what waits for a full window goes out as a shorter one.
