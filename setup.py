@@ -27,6 +27,7 @@ setup(
         (f'share/{NAME}/launch', glob('launch/*.launch.py')),
         (f'share/{NAME}/config', glob('config/*.yaml')),
         (f'share/{NAME}/rviz', glob('rviz/*.rviz')),
+        (f'share/{NAME}/foxglove', glob('foxglove/*.json')),
         (f'lib/{NAME}', ['scripts/node']),
     ],
     entry_points={'console_scripts': [f'{NAME} = {NAME}.cli:main']},

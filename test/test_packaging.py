@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = ElementTree.parse(ROOT / 'package.xml').getroot()
 # Names of ROS packages; what else is imported is Python's own or pip's.
-ROS = re.compile(r'^(rclpy|launch\w*|\w+_msgs(_py)?|std_srvs|\w+_interfaces|tf2_ros|tf_transformations|cv_bridge)$')
+ROS = re.compile(r'^(rclpy|ament_index_python|launch\w*|\w+_msgs(_py)?|std_srvs|\w+_interfaces|tf2_ros|tf_transformations|cv_bridge)$')
 # Where the name to import is not the name to install.
 PIP_NAMES = {'cv2': 'opencv-python-headless', 'PIL': 'pillow', 'ruamel': 'ruamel.yaml'}
 
@@ -80,7 +80,7 @@ SETUP = (ROOT / 'setup.py').read_text()
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp('wheel')
     # Built from a copy: a build in the repository leaves its leftovers for the next one.
-    for name in ('vggt', 'vggt_ros', 'launch', 'config', 'rviz', 'resource', 'scripts'):
+    for name in ('vggt', 'vggt_ros', 'launch', 'config', 'rviz', 'foxglove', 'resource', 'scripts'):
         without_caches = shutil.ignore_patterns('__pycache__')
         shutil.copytree(ROOT / name, folder / 'source' / name, ignore=without_caches)
     for name in ('setup.py', 'setup.cfg', 'pyproject.toml', 'package.xml', 'LICENSE'):
@@ -115,7 +115,7 @@ def test_ros2_run_finds_the_node_where_it_looks(wheel):
     assert wheel.read(node).startswith(b'#!/usr/bin/env python3\n')
     shared = {entry.partition('/share/')[2] for entry in wheel.namelist()}
     assert {'ament_index/resource_index/packages/vggt_ros', 'vggt_ros/package.xml'} <= shared
-    for folder, pattern in (('launch', '*.launch.py'), ('config', '*.yaml'), ('rviz', '*.rviz')):
+    for folder, pattern in (('launch', '*.launch.py'), ('config', '*.yaml'), ('rviz', '*.rviz'), ('foxglove', '*.json')):
         assert {f'vggt_ros/{folder}/{path.name}' for path in (ROOT / folder).glob(pattern)} <= shared
 
 

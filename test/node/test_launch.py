@@ -1,9 +1,11 @@
-"""Launch file, parameter file, QoS overrides and RViz view: what they name exists, and means what they say."""
+"""The launch files: what they start exists, and is called as its own package calls it."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,6 +15,10 @@ from robot import ROOT
 
 from vggt_ros.core.config import Config, settings
 from vggt_ros.topics import TOPICS, resolve
+
+CONSUMERS = yaml.safe_load((Path(__file__).parent / 'consumers.yaml').read_text())
+LAUNCH_FILES = sorted(path.name for path in (ROOT / 'launch').glob('*.launch.py'))
+TYPES = {resolve(topic.name): topic.type for topic in TOPICS}
 
 
 class Context(dict):
@@ -33,24 +39,78 @@ def recorded(kind: str) -> Any:
 
 
 @pytest.fixture
-def launch_file(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The launch file, run against the real launch where it is installed, else against recorders of its calls."""
+def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation of every package that our launch files name, with nothing in it."""
+    packages = {one['package'] for one in CONSUMERS.values() if 'package' in one} | {'rtabmap_viz'}
+    for package in packages:
+        index = tmp_path / 'share/ament_index/resource_index/packages' / package
+        index.parent.mkdir(parents=True, exist_ok=True)
+        index.touch()
+        (tmp_path / 'share' / package).mkdir()
+    params = tmp_path / 'share/nav2_bringup/params/nav2_params.yaml'
+    params.parent.mkdir()
+    params.write_text(NAV2_PARAMS)
+    monkeypatch.setenv('AMENT_PREFIX_PATH', str(tmp_path))
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    return tmp_path
+
+
+NAV2_PARAMS = """
+controller_server:
+  ros__parameters:
+    controller_frequency: 20.0  # of this robot
+local_costmap:
+  local_costmap:
+    ros__parameters:
+      plugins: ["voxel_layer", "inflation_layer"]
+      voxel_layer:
+        plugin: "nav2_costmap_2d::VoxelLayer"
+        observation_sources: scan
+        scan: {topic: /scan, data_type: "LaserScan"}
+global_costmap:
+  global_costmap:
+    ros__parameters:
+      obstacle_layer:
+        observation_sources: scan
+"""
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch, prefix: Path) -> Iterator[Callable[[str], ModuleType]]:
+    """Load a launch file on recorders of the calls it makes: PyPI has no launch."""
     parts = {
         'launch': {'LaunchContext': Context, 'LaunchDescription': recorded('description')},
-        'launch.actions': {name: recorded(name) for name in ('DeclareLaunchArgument', 'OpaqueFunction')},
-        'launch.conditions': {'IfCondition': recorded('if')},
+        'launch.actions': {
+            name: recorded(name)
+            for name in (
+                'DeclareLaunchArgument', 'ExecuteProcess', 'GroupAction', 'IncludeLaunchDescription', 'OpaqueFunction',
+            )
+        },
+        'launch.launch_description_sources': {'PythonLaunchDescriptionSource': lambda path: path},
         'launch.substitutions': {'LaunchConfiguration': Configuration},
         'launch_ros': {},
         'launch_ros.actions': {'Node': recorded('node')},
-    }
+        'launch_ros.substitutions': {'ExecutableInPackage': recorded('executable')},
+    }  # fmt: skip
     for name, members in parts.items():
         module = ModuleType(name)
         vars(module).update(members)
         monkeypatch.setitem(sys.modules, name, module)
-    spec = importlib.util.spec_from_file_location('vggt_launch', ROOT / 'launch/vggt.launch.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    monkeypatch.delitem(sys.modules, 'vggt_ros.launch_parts', raising=False)
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name.replace('.', '_'), ROOT / 'launch' / name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    sys.modules.pop('vggt_ros.launch_parts', None)  # it holds the recorders
+
+
+def arguments_of(launch_file: ModuleType) -> dict[str, Any]:
+    *arguments, _ = launch_file.generate_launch_description().args[0]
+    return {argument.args[0]: argument for argument in arguments}
 
 
 def start(launch_file: ModuleType, **given: str) -> list[Any]:
@@ -60,78 +120,255 @@ def start(launch_file: ModuleType, **given: str) -> list[Any]:
     return opaque.function(context | given)
 
 
-def test_every_setting_is_a_launch_argument_with_its_sentence(launch_file: ModuleType) -> None:
-    *arguments, _ = launch_file.generate_launch_description().args[0]
-    said = {argument.args[0]: argument.description for argument in arguments}
-    for one in settings():
-        assert one.help in said[one.name]
+def node_of(actions: list[Any], package: str = 'vggt_ros') -> Any:
+    (node,) = (action for action in actions if getattr(action, 'package', '') == package)
+    return node
 
 
-def test_nothing_given_leaves_all_to_the_parameter_file(launch_file: ModuleType) -> None:
-    node, _ = start(launch_file)
+def included_by(actions: list[Any]) -> tuple[str, dict[str, str]]:
+    """The launch file of another package and its arguments; ours must not reach it."""
+    (group,) = (action for action in actions if action.kind == 'GroupAction')
+    assert (group.scoped, group.forwarding) == (True, False)
+    (one,) = group.args[0]
+    return one.args[0], dict(one.launch_arguments)
+
+
+def flat(values: dict[str, Any], before: str = '') -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f'{before}{name}.')
+        else:
+            yield before + name
+
+
+def parameters_in(file: str) -> dict[str, Any]:
+    return yaml.safe_load(Path(file).read_text())['/**']['ros__parameters']
+
+
+@pytest.mark.parametrize('name', LAUNCH_FILES)
+def test_every_launch_file_takes_every_topic_frame_and_setting(load: Callable[[str], ModuleType], name: str) -> None:
+    said = {argument: one.description for argument, one in arguments_of(load(name)).items()}
+    assert all(one.help in said[one.name] for one in settings())
+    assert {'image', 'camera_info', 'namespace', 'base_frame', 'depth_image_rect_topic', 'tf_topic'} <= set(said)
+    assert sum(argument.endswith('_topic') for argument in said) >= len(TOPICS)
+    assert all(said.values()), 'an argument without a sentence'
+
+
+@pytest.mark.parametrize('name', LAUNCH_FILES)
+def test_every_launch_file_starts_our_node_with_parameters_it_has(load: Callable[[str], ModuleType], name: str) -> None:
+    node = node_of(start(load(name)))
+    assert (node.executable, node.name) == ('node', 'vggt')
     file, parameters = node.parameters
     assert file == str(ROOT / 'config/vggt.yaml')
-    assert parameters == {'use_sim_time': False, 'autostart': True}
-    assert (node.package, node.executable, node.name) == ('vggt_ros', 'node', 'vggt')
+    ours = {one: value for one, value in parameters.items() if one not in ('use_sim_time', 'autostart')}
+    Config().with_values(ours)
 
 
-def test_arguments_reach_the_node_in_the_type_of_their_setting(launch_file: ModuleType) -> None:
-    node, _ = start(launch_file, voxel_size='1', window_size='6', standalone='True', base_frame='trunk')
-    parameters = node.parameters[-1]
+@pytest.mark.parametrize('name', LAUNCH_FILES)
+def test_every_file_a_launch_argument_names_is_there(load: Callable[[str], ModuleType], name: str) -> None:
+    files = {one: a.default_value for one, a in arguments_of(load(name)).items() if one.endswith(('_file', '_config'))}
+    assert files
+    missing = [one for one, path in files.items() if path and not Path(path).is_file()]
+    assert missing == []
+
+
+def test_nothing_given_leaves_all_to_the_parameter_file(load: Callable[[str], ModuleType]) -> None:
+    (node,) = start(load('vggt.launch.py'))
+    assert node.parameters[-1] == {'use_sim_time': False, 'autostart': True}
+
+
+def test_arguments_reach_the_node_in_the_type_of_their_setting(load: Callable[[str], ModuleType]) -> None:
+    given = {'voxel_size': '1', 'window_size': '6', 'standalone': 'True', 'base_frame': 'trunk'}
+    parameters = node_of(start(load('vggt.launch.py'), **given)).parameters[-1]
     assert parameters['voxel_size'] == 1.0
     assert isinstance(parameters['voxel_size'], float)
     assert (parameters['window_size'], parameters['standalone'], parameters['base_frame']) == (6, True, 'trunk')
-    Config().with_values({name: value for name, value in parameters.items() if name in Config().values()})
 
 
-def test_topics_are_remapped_and_rviz_follows_the_namespace(launch_file: ModuleType) -> None:
-    node, rviz = start(launch_file, image='/cam/image_raw', camera_info='/cam/info', namespace='robot1', name='eyes')
-    assert node.remappings == [('image', '/cam/image_raw'), ('camera_info', '/cam/info')]
-    assert ('/vggt/points', '/robot1/eyes/points') in rviz.remappings
-    assert ('/image', '/cam/image_raw') in rviz.remappings
+def test_topics_are_remapped_and_rviz_follows(load: Callable[[str], ModuleType]) -> None:
+    given = {'image': '/cam/image_raw', 'camera_info': '/cam/info', 'namespace': 'robot1', 'name': 'eyes'}
+    actions = start(load('vggt.launch.py'), rviz='true', odom_topic='vo', tf_topic='tf', **given)
+    node, rviz = node_of(actions), node_of(actions, 'rviz2')
+    assert node.remappings == [
+        ('image', '/cam/image_raw'), ('camera_info', '/cam/info'), ('/tf', 'tf'), ('~/odom', 'vo'),
+    ]  # fmt: skip
+    shown = dict(rviz.remappings)
+    assert shown['/vggt/points'] == '/robot1/eyes/points'
+    assert shown['/vggt/odom'] == '/robot1/vo'
+    assert shown['/image'] == '/cam/image_raw'
+    assert shown['/tf'] == '/robot1/tf'
 
 
-def test_a_boolean_that_is_none_is_refused(launch_file: ModuleType) -> None:
-    with pytest.raises(ValueError, match='maybe'):
-        start(launch_file, standalone='maybe')
+@pytest.mark.parametrize(
+    'given, says',
+    [({'standalone': 'maybe'}, 'maybe'), ({'window_size': 'many'}, 'window_size must be int')],
+)
+def test_an_argument_that_means_nothing_is_refused(
+    load: Callable[[str], ModuleType], given: dict[str, str], says: str
+) -> None:
+    launch_file = load('vggt.launch.py')
+    with pytest.raises(Exception, match=says) as refused:
+        start(launch_file, **given)
+    assert type(refused.value).__name__ == 'LaunchError'
+
+
+@pytest.mark.parametrize(
+    'name, consumer',
+    [
+        ('rtabmap', 'rtabmap'),
+        ('nvblox', 'nvblox'),
+        ('octomap', 'octomap'),
+        ('nav2', 'depthimage_to_laserscan'),
+        ('usb_cam', 'usb_cam'),
+    ],
+)
+def test_other_nodes_are_started_as_their_packages_name_things(
+    load: Callable[[str], ModuleType], name: str, consumer: str
+) -> None:
+    known = CONSUMERS[consumer]
+    node = node_of(start(load(f'{name}.launch.py')), known['package'])
+    assert node.executable == known['executable']
+    file, parameters = node.parameters
+    known_parameters = {*known['parameters'], 'use_sim_time'}
+    assert set(flat(parameters_in(file))) <= known_parameters
+    assert set(parameters) <= known_parameters
+    remapped = dict(node.remappings) if 'topics' in known else {}
+    for topic, kind in known.get('topics', {}).items():
+        assert TYPES[remapped[topic]] == kind, topic
+
+
+@pytest.mark.parametrize('name', ['realsense', 'zed', 'usb_cam'])
+def test_the_image_is_one_that_the_driver_publishes(load: Callable[[str], ModuleType], name: str) -> None:
+    node = node_of(start(load(f'{name}.launch.py')))
+    image = dict(node.remappings)['image']
+    infos = {one for one, kind in CONSUMERS[name]['publishes'].items() if kind.endswith('CameraInfo')}
+    images = {one for one, kind in CONSUMERS[name]['publishes'].items() if kind.endswith('Image')}
+    driver, suffix = image.split(next(iter(images)))[0], next(one for one in images if image.endswith(one))
+    assert image == driver + suffix
+    assert (image.rpartition('/')[0] + '/camera_info').removeprefix(driver) in infos  # where the node looks for it
+
+
+@pytest.mark.parametrize('name', ['realsense', 'zed', 'nav2'])
+def test_included_launch_files_take_the_arguments_we_give(load: Callable[[str], ModuleType], name: str) -> None:
+    path, arguments = included_by(start(load(f'{name}.launch.py')))
+    known = CONSUMERS[name]
+    assert path.endswith(f'share/{known["package"]}/launch/{known["launch_file"]}')
+    assert set(arguments) <= set(known['arguments'])
+
+
+def test_a_camera_in_the_hand_has_its_body_as_the_robot(load: Callable[[str], ModuleType]) -> None:
+    def base_frame(name: str, **given: str) -> object:
+        return node_of(start(load(name), **given)).parameters[-1].get('base_frame')
+
+    assert base_frame('realsense.launch.py', camera_name='front') == 'front_link'
+    assert base_frame('realsense.launch.py', base_frame='base_link') == 'base_link'
+    assert base_frame('zed.launch.py') == 'zed_camera_link'
+
+
+def test_one_node_owns_every_transform(load: Callable[[str], ModuleType]) -> None:
+    def flags(name: str, **given: str) -> dict[str, Any]:
+        return node_of(start(load(name), **given)).parameters[-1]
+
+    assert flags('rtabmap.launch.py')['publish_map_to_odom_tf'] is False
+    assert flags('nav2.launch.py')['publish_odom_to_base_tf'] is False
+    _, wrapper = included_by(start(load('zed.launch.py')))
+    assert (wrapper['publish_tf'], wrapper['publish_map_tf']) == ('false', 'false')
+
+
+def test_consumers_follow_names_and_frames(load: Callable[[str], ModuleType]) -> None:
+    given = {'name': 'eyes', 'namespace': 'robot1', 'base_frame': 'trunk', 'odom_frame': 'start'}
+    node = node_of(start(load('nvblox.launch.py'), **given), 'nvblox_ros')
+    assert dict(node.remappings)['camera_0/depth/image'] == '/robot1/eyes/depth/image_rect'
+    assert node.parameters[-1]['global_frame'] == 'start'
+    assert node.parameters[-1]['map_clearing_frame_id'] == 'trunk'
+    node = node_of(start(load('rtabmap.launch.py'), odom_topic='/vo', **given), 'rtabmap_slam')
+    assert dict(node.remappings)['odom'] == '/vo'
+
+
+def test_a_consumer_alone_is_started_beside_a_node_that_runs(load: Callable[[str], ModuleType]) -> None:
+    actions = start(load('octomap.launch.py'), vggt='false')
+    assert [action.package for action in actions] == ['octomap_server']
+
+
+def test_nav2_keeps_its_parameters_and_gets_our_clouds(load: Callable[[str], ModuleType]) -> None:
+    actions = start(load('nav2.launch.py'), name='eyes', scan_topic='/depth_scan')
+    _, arguments = included_by(actions)
+    text = Path(arguments['params_file']).read_text()
+    assert '# of this robot' in text
+    merged = yaml.safe_load(text)
+    layer = merged['local_costmap']['local_costmap']['ros__parameters']['voxel_layer']
+    assert layer['plugin'] == 'nav2_costmap_2d::VoxelLayer'
+    assert layer['observation_sources'] == 'vggt'
+    assert layer['vggt']['topic'] == '/eyes/points_filtered'
+    obstacles = merged['global_costmap']['global_costmap']['ros__parameters']['obstacle_layer']
+    assert obstacles['vggt'] == layer['vggt']
+    assert merged['slam_toolbox']['ros__parameters']['scan_topic'] == '/depth_scan'
+    assert (arguments['slam'], arguments['use_sim_time']) == ('True', 'false')
+
+
+def test_nav2_without_slam_wants_a_map(load: Callable[[str], ModuleType]) -> None:
+    launch_file = load('nav2.launch.py')
+    with pytest.raises(Exception, match='map:=FILE'):
+        start(launch_file, slam='false')
+
+
+def test_nvblox_is_not_given_intrinsics_that_change(load: Callable[[str], ModuleType]) -> None:
+    launch_file = load('nvblox.launch.py')
+    with pytest.raises(Exception, match='per_window'):
+        start(launch_file, intrinsics_mode='per_window')
+
+
+def test_a_package_that_is_missing_is_named_with_the_way_to_it(
+    load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv('AMENT_PREFIX_PATH', str(tmp_path / 'empty'))
+    monkeypatch.setenv('ROS_DISTRO', 'jazzy')
+    launch_file = load('octomap.launch.py')
+    with pytest.raises(Exception, match='sudo apt install ros-jazzy-octomap-server'):
+        start(launch_file)
+
+
+def test_the_demo_plays_a_clip_that_ships_into_the_topics_of_the_node(load: Callable[[str], ModuleType]) -> None:
+    actions = start(load('demo_bag.launch.py'))
+    node = node_of(actions)
+    assert node.parameters[-1]['use_sim_time'] is True
+    assert node.parameters[-1]['standalone'] is True
+    (player,) = (action for action in actions if action.kind == 'ExecuteProcess')
+    program, *words = player.cmd
+    assert (program.package, program.executable) == ('vggt_ros', 'vggt_ros')
+    assert (Path(words[1]) / 'camera.json').is_file()
+    from vggt_ros.cli import _parser
+    from vggt_ros.replay import CAMERA
+
+    assert _parser('replay').parse_args(words).clock > 0
+    assert dict(node.remappings)['image'] == f'{CAMERA}/image_raw'
+
+
+@pytest.mark.parametrize('file', ['nav2.yaml', 'nav2_stvl.yaml'])
+def test_costmap_values_are_ones_that_nav2_reads(file: str) -> None:
+    values = yaml.safe_load((ROOT / 'config' / file).read_text())
+    known = {'stvl': {*CONSUMERS['stvl']['parameters']}, 'obstacle': {*CONSUMERS['nav2']['observation']}}
+    layers = [
+        layer
+        for costmap in ('local_costmap', 'global_costmap') if costmap in values
+        for layer in values[costmap][costmap]['ros__parameters'].values() if isinstance(layer, dict)
+    ]  # fmt: skip
+    assert layers
+    for layer in layers:
+        names = known['stvl'] if 'plugin' in layer else known['obstacle']
+        for source in layer['observation_sources'].split():
+            assert TYPES[layer[source]['topic']] == 'sensor_msgs/msg/PointCloud2'
+            assert set(layer[source]) <= names
+        assert {name for name in layer if not isinstance(layer[name], dict)} <= names
+    assert set(values['slam_toolbox']['ros__parameters']) <= {*CONSUMERS['slam_toolbox']['parameters']}
+
+
+def test_core_parameters_of_rtabmap_are_text() -> None:
+    values = parameters_in(str(ROOT / 'config/rtabmap.yaml'))
+    assert all(isinstance(value, str) for name, value in values.items() if '/' in name)
 
 
 def test_parameter_file_holds_settings_that_differ_from_the_defaults() -> None:
-    (section,) = yaml.safe_load((ROOT / 'config/vggt.yaml').read_text()).values()
-    values = section['ros__parameters']
+    values = parameters_in(str(ROOT / 'config/vggt.yaml'))
     config = Config().with_values(values)
     assert all(config.values()[name] != Config().values()[name] for name in values)
-
-
-def test_rviz_shows_topics_that_exist_with_their_types_and_durability() -> None:
-    kinds = {
-        'PointCloud2': 'sensor_msgs/msg/PointCloud2',
-        'Path': 'nav_msgs/msg/Path',
-        'PoseArray': 'geometry_msgs/msg/PoseArray',
-        'Odometry': 'nav_msgs/msg/Odometry',
-        'Image': 'sensor_msgs/msg/Image',
-    }
-    ours = {resolve(topic.name): topic for topic in TOPICS}
-    view = yaml.safe_load((ROOT / 'rviz/vggt.rviz').read_text())['Visualization Manager']
-    shown = {display['Topic']['Value']: display for display in view['Displays'] if 'Topic' in display}
-    assert {'/image', '/vggt/points', '/vggt/map_points', '/vggt/path', '/vggt/depth/image_color'} <= set(shown)
-    for name, display in shown.items():
-        if name == '/image':
-            continue
-        assert kinds[display['Class'].split('/')[1]] == ours[name].type
-        latched = display['Topic']['Durability Policy'] == 'Transient Local'
-        assert latched == ours[name].latched, name
-    assert view['Global Options']['Fixed Frame'] == Config().frames.odom_frame
-
-
-def test_qos_overrides_are_written_as_rosbag2_reads_them() -> None:
-    policies = {
-        'history': ('keep_last', 'keep_all'),
-        'reliability': ('reliable', 'best_effort'),
-        'durability': ('volatile', 'transient_local'),
-    }
-    topics = yaml.safe_load((ROOT / 'config/qos_overrides.yaml').read_text())
-    assert topics['/tf_static']['durability'] == 'transient_local'
-    for profile in topics.values():
-        assert isinstance(profile['depth'], int)
-        assert all(profile[name] in words for name, words in policies.items())
