@@ -21,7 +21,8 @@ from vggt_ros.core.errors import EncodingError, OutputError, SourceError, VggtRo
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL
 from vggt_ros.core.pipeline import Pipeline
-from vggt_ros.core.predictor import Predictor, make_predictor
+from vggt_ros.core.predictor import Predictor, RigPredictor, make_predictor
+from vggt_ros.core.rig import Rig
 from vggt_ros.core.submap import Update
 from vggt_ros.encode import Encoder, standalone_tf_static
 from vggt_ros.exports import glb_scene, ply_cloud, tum_trajectory, write_atomically
@@ -32,7 +33,7 @@ from vggt_ros.report_page import render
 from vggt_ros.result_bag import ResultBag
 from vggt_ros.source import Source, open_source
 from vggt_ros.static_tf import StaticTransforms
-from vggt_ros.topics import TOPIC
+from vggt_ros.topics import TOPIC, camera_topic, topics_of
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +106,14 @@ class _Job:
         self.pipeline = Pipeline(config, predictor)
         self.messages = bag_messages()
         self.encoder = Encoder(config, self.messages, self.pipeline.points)
-        self.bag = ResultBag(out / 'result.mcap')
+        self.bag = ResultBag(out / 'result.mcap', cameras=config.rig.cameras)
         self.report = Report(str(source.path), config, *_describe(config, predictor))
         self.base_from_cam: np.ndarray | None = None
+        self._mounted: set[int] = set()
+        # The report shows the reference camera under the names of the table.
+        self._shown = {topic.name: topic.name for topic in topics_of(config.rig.cameras)}
+        if config.rig.cameras:
+            self._shown |= {camera_topic(name, config.rig.cameras[0]): name for name in TOPIC if TOPIC[name].per_camera}
         self._start = time.perf_counter()
 
     def run(self) -> Report:
@@ -126,6 +132,7 @@ class _Job:
         try:
             for frame in self._read():
                 self._place_camera(frame)
+                self._place_rig(frame)
                 self._take(self.pipeline.add_frame(frame))
                 self.progress(self.report)
         except (SourceError, EncodingError):
@@ -163,6 +170,23 @@ class _Job:
             self.bag.write('/tf_static', frame.stamp_ns, mount)
         self.pipeline.map.map_from_first_camera = self.base_from_cam
 
+    def _place_rig(self, frame: Frame) -> None:
+        """Where the other cameras sit, from the recording's static TF, whenever one is seen for the first time."""
+        predictor, cameras = self.pipeline.predictor, {one.camera: one.frame_id for one in (frame, *frame.views)}
+        if not isinstance(predictor, RigPredictor) or self._mounted.issuperset(cameras):
+            return
+        self._mounted |= set(cameras)
+        mounts = self.source.static_transforms()
+        ref_from_cams = {camera: mounts.find(frame.frame_id, name) for camera, name in cameras.items()}
+        known = {camera: pose for camera, pose in ref_from_cams.items() if pose is not None}
+        if len(known) == len(cameras):
+            predictor.rig = Rig(known)
+        else:
+            log.warning(
+                'the recording does not say where cameras of the rig are mounted (%s): all stand where the network '
+                'sees them', ', '.join(name for camera, name in cameras.items() if camera not in known),
+            )  # fmt: skip
+
     def _take(self, update: Update | None) -> None:
         if update is None:
             return
@@ -175,7 +199,7 @@ class _Job:
         self.report.add_update(update)
         self.watch(self.pipeline, update)
         for output in outputs:
-            self.report.add_message(*output)
+            self.report.add_message(self._shown[output.topic], output.stamp_ns, output.message)
         with self.report.timings.measure('write'):
             for output in outputs:
                 if self.wanted is None or output.topic in self.wanted:
@@ -289,7 +313,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('source', metavar='SOURCE', help='rosbag2 folder, .mcap, .db3, .bag, video, or image folder')
     parser.add_argument('--out', metavar='DIR', help='folder for the results; default runs/NAME')
     parser.add_argument('--force', action='store_true', help='replace results that are there')
-    parser.add_argument('--topic', default='', help='image topic of a bag that has several')
+    parser.add_argument(
+        '--topic', default='', help='image topic of a bag that has several; those of a rig, separated by commas'
+    )
     parser.add_argument('--camera-info', default='', metavar='TOPIC', help='its CameraInfo, where it is no sibling')
     parser.add_argument('--rate', type=float, default=10.0, help='images a second of a folder without stamps (10)')
     parser.add_argument('--skip-bad', action='store_true', help='log broken images and go on')
@@ -304,9 +330,10 @@ def main(args: argparse.Namespace) -> int:
     config = config_from_flags(args)
     if args.rate <= 0:
         raise SourceError(f'--rate must be above 0, got {args.rate:g}')
-    unknown = [topic for topic in args.only or () if topic not in TOPIC]
+    topics = [topic.name for topic in topics_of(config.rig.cameras)]
+    unknown = [topic for topic in args.only or () if topic not in topics]
     if unknown:
-        raise OutputError(f'--only knows {" ".join(TOPIC)}, not {" ".join(unknown)}')
+        raise OutputError(f'--only knows {" ".join(topics)}, not {" ".join(unknown)}')
     source = open_source(
         args.source,
         args.topic,
@@ -315,6 +342,7 @@ def main(args: argparse.Namespace) -> int:
         rate=args.rate,
         skip_bad=args.skip_bad,
         rectify=config.camera.rectify == 'auto',
+        rig=config.rig,
     )
     out = Path(args.out) if args.out else Path('runs') / (Path(args.source).resolve().stem or 'run')
     try:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 from vggt_ros.bag import BagSource
+from vggt_ros.core.config import RigConfig
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.images import ImageFolderSource
 from vggt_ros.recording import BAG_SUFFIXES, STORAGE_SUFFIXES
+from vggt_ros.rig_source import RigSource
 from vggt_ros.static_tf import StaticTransforms
 from vggt_ros.video import VIDEO_SUFFIXES, VideoSource
 
@@ -19,11 +21,13 @@ class Source(Protocol):
     """A recording of one camera.
 
     Its length is that of its index, for progress bars; a broken recording gives fewer frames.
-    `skipped` counts the images that could not be decoded.
     """
 
     path: Path
-    skipped: int
+
+    @property
+    def skipped(self) -> int:
+        """Images that could not be decoded so far."""
 
     def __len__(self) -> int:
         """Frames as the index has them."""
@@ -47,6 +51,7 @@ def open_source(
     rate: float = 10.0,
     skip_bad: bool = False,
     rectify: bool = True,
+    rig: RigConfig | None = None,
 ) -> Source:
     """Open a bag, a video or a folder of images.
 
@@ -57,6 +62,7 @@ def open_source(
         rate: images a second, for a folder that does not tell.
         skip_bad: go on where an image cannot be decoded.
         rectify: take lens distortion out where the calibration has it.
+        rig: several cameras of a bag as one; topic then names their topics, separated by commas.
 
     Raises:
         SourceError: nothing there, or nothing that holds frames.
@@ -65,6 +71,10 @@ def open_source(
     if not path.exists():
         raise SourceError(f'{path} does not exist')
     suffix = path.suffix.lower()
+    if rig is not None and rig.cameras:
+        if not is_bag(path):
+            raise SourceError(f'{path} is no bag: it holds one camera, camera_names names {len(rig.cameras)}')
+        return RigSource(path, rig, [name for name in topic.split(',') if name], skip_bad=skip_bad, rectify=rectify)
     if is_bag(path):
         return BagSource(
             path, topic, camera_info_topic=camera_info_topic, frame_id=frame_id, skip_bad=skip_bad, rectify=rectify
