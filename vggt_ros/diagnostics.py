@@ -30,6 +30,7 @@ class Health:
         statistics: of the pipeline.
         mailbox: the waiting images.
         silence: why no image comes; empty while they come.
+        deaf: which of the sensors that tell metres or up are silent; empty while all speak.
         is_needed: whether anybody wants results; without, the network rests.
         device: where the network runs.
         moments: of a rig's images; None without a rig.
@@ -41,6 +42,7 @@ class Health:
     statistics: Statistics
     mailbox: Mailbox[Any]
     silence: str
+    deaf: str
     is_needed: bool
     device: str
     moments: Moments[Any] | None = None
@@ -65,7 +67,7 @@ def _tasks(health: Health) -> Iterator[tuple[str, bytes, str, Mapping[str, objec
     yield ('inference', *_inference(health))
     yield ('output', *_output(health))
     yield ('tracking', *_tracking(tally.seam, health.statistics, tally.scale))
-    yield ('scale', *_scale(tally.scale, health.config))
+    yield ('scale', *_scale(tally.scale, health.config, health.deaf))
     if health.config.rig.cameras:
         yield ('rig', *_rig(health.rig_fit, health.config))
 
@@ -125,7 +127,7 @@ def _output(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
     return DiagnosticStatus.OK, 'results go out' if tally.published else 'no result yet', figures
 
 
-def _scale(scale: ScaleReport, config: Config) -> tuple[bytes, str, Mapping[str, object]]:
+def _scale(scale: ScaleReport, config: Config, deaf: str) -> tuple[bytes, str, Mapping[str, object]]:
     source = config.scale.scale_source
     figures = {
         'source': source,
@@ -144,6 +146,8 @@ def _scale(scale: ScaleReport, config: Config) -> tuple[bytes, str, Mapping[str,
         message = 'no window yet'
     if scale.state is ScaleState.DOUBTED or scale.is_conflict:
         return DiagnosticStatus.ERROR, message, figures
+    if deaf:
+        return DiagnosticStatus.WARN, f'{message}; {deaf}', figures
     if scale.is_unknown:
         return DiagnosticStatus.WARN, message, figures
     return DiagnosticStatus.OK, message, figures

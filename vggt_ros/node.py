@@ -19,6 +19,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from vggt_ros.core.config import Config, settings
 from vggt_ros.core.errors import ConfigError, EncodingError
+from vggt_ros.core.evidence import Evidence
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import make_predictor
 from vggt_ros.dds import make_room_for_images
@@ -32,9 +33,10 @@ from vggt_ros.moments import Moments
 from vggt_ros.outputs import Outputs
 from vggt_ros.parameters import Parameters
 from vggt_ros.ros_log import RosLogHandler
+from vggt_ros.sensors import Sensors
 from vggt_ros.throttle import Throttle
 from vggt_ros.topics import NODE_NAME, TOPICS
-from vggt_ros.transforms import RobotTransforms
+from vggt_ros.transforms import RobotTransforms, TfMounts
 from vggt_ros.worker import Worker, explain
 
 log = logging.getLogger('vggt_ros.node')  # also where this file is run as __main__
@@ -64,6 +66,7 @@ class VggtNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
+        self._sensors: Sensors | None = None
         self._worker: Worker | None = None
         self._mailbox: Mailbox[Any] = Mailbox(1)
         self._is_enabled = True
@@ -131,22 +134,35 @@ class VggtNode(LifecycleNode):
 
     def _configure(self, config: Config) -> None:
         start = time.monotonic()
-        self._pipeline = Pipeline(config, make_predictor(config))
+        if self._transforms is None:
+            self._transforms = RobotTransforms(self)
+        evidence = Evidence.of(config, TfMounts(self._transforms, config.frames.tf_timeout_s))
+        self._pipeline = Pipeline(config, make_predictor(config), evidence)
         name = config.model.source if config.model.backend == 'vggt' else config.model.backend
         log.info('model %s ready in %.1f s', name, time.monotonic() - start)
         self._outputs = Outputs(self, config.window.size, config.rig.cameras)
         self._configured.callback(self._outputs.destroy)
-        if self._transforms is None:
-            self._transforms = RobotTransforms(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._configured.callback(self.destroy_publisher, self._diagnostics)
         # Steady time: the watch goes on while a simulation is paused.
         timer = self.create_timer(WATCH_PERIOD_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._configured.callback(self.destroy_timer, timer)
+        again = self.create_timer(
+            1 / config.frames.tf_rate, self._correct_odometry, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        self._configured.callback(self.destroy_timer, again)
         for kind, name, callback in ((Trigger, '~/reset', self._on_reset), (SetBool, '~/enable', self._on_enable)):
             self._configured.callback(self.destroy_service, self.create_service(kind, name, callback))
         if config.scale.scale_source == 'none':
-            log.warning('lengths are in the unit of the first window, not metres: set scale_source:=fixed and scale')
+            log.warning(
+                'lengths are in the unit of the first window, not metres: set scale_source, to odometry for example'
+            )
+        elif config.scale.is_measured:
+            log.warning(
+                'lengths are not metres until the scale is locked: waiting for %d windows that agree on it (%s)',
+                config.scale.scale_min_observations,
+                config.scale.scale_source,
+            )
 
     def _activate(self, config: Config) -> None:
         assert self._pipeline is not None
@@ -169,6 +185,7 @@ class VggtNode(LifecycleNode):
             convert=convert_to_rgb,
             is_rectified=self._inputs.is_rectified,
         )
+        self._sensors = Sensors(self, config.scale, self._pipeline.evidence)
         if self._pipeline.statistics.frames:  # the robot may have moved since the last activation
             self._worker.ask_reset()
         self._transforms.resume()
@@ -181,6 +198,9 @@ class VggtNode(LifecycleNode):
         if self._inputs is not None:
             self._inputs.destroy()
             self._inputs = None
+        if self._sensors is not None:
+            self._sensors.destroy()
+            self._sensors = None
         if self._worker is None or self._worker.stop(timeout_s):
             self._worker = None
             return True
@@ -241,6 +261,9 @@ class VggtNode(LifecycleNode):
         silence = self._describe_silence()
         if silence:
             self._throttle(log.warning, 'silence', silence)
+        deaf = self._sensors.describe_silence() if self._sensors is not None else ''
+        if deaf:
+            self._throttle(log.warning, 'sensors', deaf)
         if self._worker is None or self._pipeline is None:
             return
         config = self._settings.config
@@ -250,6 +273,7 @@ class VggtNode(LifecycleNode):
             statistics=self._pipeline.statistics,
             mailbox=self._mailbox,
             silence=silence,
+            deaf=deaf,
             is_needed=self._is_needed(),
             device=str(getattr(getattr(self._pipeline.predictor, 'network', None), 'device', 'cpu')),
             moments=self._moments if config.rig.cameras else None,
@@ -258,6 +282,10 @@ class VggtNode(LifecycleNode):
         array = diagnostics(health, self.get_fully_qualified_name().lstrip('/'))
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
+
+    def _correct_odometry(self) -> None:
+        if self._outputs is not None and self._worker is not None:
+            self._outputs.correct_odometry(self._settings.config)
 
     def _describe_silence(self) -> str:
         now = time.monotonic()

@@ -11,7 +11,8 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
 from vggt_ros.core.config import Config
-from vggt_ros.encode import Output, standalone_tf_static
+from vggt_ros.correction import MapToOdom
+from vggt_ros.encode import MessageMaker, Output, standalone_tf_static
 from vggt_ros.messages import ros_messages
 from vggt_ros.topics import Topic, topics_of
 
@@ -40,6 +41,7 @@ class Outputs:
         self._publishers = {topic.name: self._make(topic) for topic in topics if topic.name.startswith('~')}
         self._broadcaster = TransformBroadcaster(node)
         self._static_broadcaster = StaticTransformBroadcaster(node)
+        self.map_to_odom = MapToOdom(self._sim_time_ns)
         self._announced: set[str] = set()
 
     @property
@@ -64,6 +66,19 @@ class Outputs:
             else:
                 self._publishers[output.topic].publish(output.message)
 
+    def correct_odometry(self, config: Config) -> None:
+        """Send map -> odom as it stands now, where there is one and that is ours to send."""
+        frames = config.frames
+        if frames.publish_odom_to_base_tf or not frames.publish_map_to_odom_tf:
+            return
+        due = self.map_to_odom.due(frames.tf_tolerance)
+        if due is not None:
+            stamp_ns, map_from_odom = due
+            transform = MessageMaker(self._messages).transform(
+                stamp_ns, frames.map_frame, frames.odom_frame, map_from_odom
+            )
+            self._broadcaster.sendTransform(transform)
+
     def announce_camera(self, config: Config, stamp_ns: int, optical_frame: str) -> None:
         """Static TF robot -> optical frame of a camera without a robot, once per optical frame."""
         if optical_frame not in self._announced:
@@ -77,6 +92,11 @@ class Outputs:
             self._node.destroy_lifecycle_publisher(publisher)
         for broadcaster in (self._broadcaster, self._static_broadcaster):
             self._node.destroy_publisher(broadcaster.pub_tf)
+
+    def _sim_time_ns(self) -> int | None:
+        if not self._node.get_parameter('use_sim_time').value:
+            return None
+        return int(self._node.get_clock().now().nanoseconds)
 
     def _make(self, topic: Topic) -> Any:
         durability = DurabilityPolicy.TRANSIENT_LOCAL if topic.latched else DurabilityPolicy.VOLATILE

@@ -75,8 +75,12 @@ class RobotTransforms:
 
     def odom_from_base(self, frames: FramesConfig, stamp_ns: int, timeout_s: float) -> np.ndarray | None:
         """[4, 4] pose of the robot as its own odometry has it; None, and said so, where TF has none."""
-        consequence = f'{frames.map_frame} -> {frames.odom_frame} is not published'
+        consequence = f'{frames.map_frame} -> {frames.odom_frame} stays as it was last; is the odometry alive?'
         return self._lookup(frames.odom_frame, frames.base_frame, stamp_ns, timeout_s, consequence)
+
+    def find(self, target: str, source: str, stamp_ns: int, timeout_s: float) -> np.ndarray | None:
+        """[4, 4] target_from_source of any two frames; None, and said so, where TF has none."""
+        return self._lookup(target, source, stamp_ns, timeout_s, 'the scale or the level of the map go without it')
 
     def _lookup(self, target: str, source: str, stamp_ns: int, timeout_s: float, consequence: str) -> np.ndarray | None:
         deadline = time.monotonic() + timeout_s
@@ -88,6 +92,35 @@ class RobotTransforms:
                     text = f'TF has no {target} <- {source} at the stamp of the image: {consequence}. {error}'
                     self._throttle(log.warning, f'{target} {source}', text)
                     return None
+
+
+class TfMounts:
+    """Where sensors sit on the robot, after TF, for the evidence of the scale (core.evidence.Mounts).
+
+    A lookup waits for a transform that is late, until one fails; after that none waits until one succeeds: what is
+    missing for good must not hold up every window.
+
+    Args:
+        transforms: where to look.
+        timeout_s: steady seconds to wait.
+    """
+
+    def __init__(self, transforms: RobotTransforms, timeout_s: float) -> None:
+        self._transforms, self._timeout_s = transforms, timeout_s
+        self._missing: set[tuple[str, str]] = set()
+
+    def find(self, target: str, source: str, stamp_ns: int) -> np.ndarray | None:
+        """[4, 4] target_from_source at a stamp; None, and said so, where TF has none."""
+        if target == source:
+            return np.eye(4)
+        edge = target, source
+        timeout_s = 0.0 if edge in self._missing else self._timeout_s
+        found = self._transforms.find(target, source, stamp_ns, timeout_s)
+        if found is None:
+            self._missing.add(edge)
+        else:
+            self._missing.discard(edge)
+        return found
 
 
 def matrix(transform: TransformStamped) -> np.ndarray:

@@ -21,6 +21,7 @@ from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import RigPredictor
 from vggt_ros.core.rig import Rig
 from vggt_ros.core.submap import Update
+from vggt_ros.correction import MapToOdom
 from vggt_ros.decode import CameraInfoCache, decode_frame, is_distorted, stamp_ns
 from vggt_ros.encode import Encoder, Output
 from vggt_ros.mailbox import Letter, Mailbox
@@ -37,7 +38,12 @@ TICK_S = 0.1  # how often a worker without images looks for requests and for the
 
 
 class Sink(Protocol):
-    """Where results go."""
+    """Where results go.
+
+    `map_to_odom` holds the correction of an odometry that is not ours, and has it sent at a steady rate.
+    """
+
+    map_to_odom: MapToOdom
 
     @property
     def is_open(self) -> bool:
@@ -182,6 +188,7 @@ class Worker:
             self._reset_asked.clear()
             self._pipeline.reset()
             self._encoder.reset()
+            self._sink.map_to_odom.reset()
             self._is_mount_known = False
         config = self._settings()
         if config != self._config:
@@ -318,11 +325,13 @@ class Worker:
         frames = config.frames
         base_from_cam = self._mount.base_from_cam(frames, newest.frame_id, newest.stamp_ns, frames.tf_timeout_s)
         wanted = self._sink.wanted
-        corrections = self._correct_odometry(update, base_from_cam)
+        map_from_odom = self._map_from_odom(update, base_from_cam)
         encoding = time.monotonic()
         outputs = self._encoder.encode(update, base_from_cam, wanted)
         publishing = time.monotonic()
-        self._sink.publish([*corrections, *outputs])
+        self._sink.publish([*self._first_correction(map_from_odom, newest.stamp_ns), *outputs])
+        if map_from_odom is not None:
+            self._sink.map_to_odom.take(map_from_odom, newest.stamp_ns, self._arrivals.get(newest.stamp_ns, start))
         has_map = any(output.topic == MAP for output in outputs)
         self._was_map_wanted = MAP in wanted and (has_map or self._was_map_wanted)
         self.tally.add_times(encode=publishing - encoding, write=time.monotonic() - publishing)
@@ -334,18 +343,23 @@ class Worker:
         times = update.times
         self.tally.add_times(prepare=times.prepare_s, network=times.network_s, align=times.align_s, map=times.map_s)
 
-    def _correct_odometry(self, update: Update, base_from_cam: np.ndarray | None) -> list[Output]:
-        """map -> odom beside an odometry that is not ours: map_from_base @ (odom_from_base)^-1, after REP 105."""
+    def _map_from_odom(self, update: Update, base_from_cam: np.ndarray | None) -> np.ndarray | None:
+        """[4, 4] beside an odometry that is not ours: map_from_base @ (odom_from_base)^-1, after REP 105; else None."""
         frames, newest = self._config.frames, update.frames[-1]
         if base_from_cam is None or frames.publish_odom_to_base_tf or not frames.publish_map_to_odom_tf:
-            return []
+            return None
         odom_from_base = self._mount.odom_from_base(frames, newest.stamp_ns, frames.tf_timeout_s)
         if odom_from_base is None:
+            return None
+        return newest.map_from_cam @ invert_rigid(base_from_cam) @ invert_rigid(odom_from_base)
+
+    def _first_correction(self, map_from_odom: np.ndarray | None, stamp_ns: int) -> list[Output]:
+        """map -> odom under the stamp of the first image; all later ones are sent at a steady rate, dated ahead."""
+        if map_from_odom is None or self._sink.map_to_odom.serves(stamp_ns):
             return []
-        map_from_odom = newest.map_from_cam @ invert_rigid(base_from_cam) @ invert_rigid(odom_from_base)
-        make = self._encoder.make
-        transform = make.transform(newest.stamp_ns, frames.map_frame, frames.odom_frame, map_from_odom)
-        return [Output('/tf', newest.stamp_ns, make.tf([transform]))]
+        frames, make = self._config.frames, self._encoder.make
+        transform = make.transform(stamp_ns, frames.map_frame, frames.odom_frame, map_from_odom)
+        return [Output('/tf', stamp_ns, make.tf([transform]))]
 
 
 def explain(error: BaseException) -> str:

@@ -54,7 +54,7 @@ class Evidence:
         mounts: where the sensors sit. It is asked from the pipeline's thread only, so it may wait.
         base_frame, odom_frame: names of the robot's frame, and of that of its odometry.
         sync_s: how far in time a depth image or sweep may be from an image.
-        odometry_from_tf: whether `odom_from_base` asks the mounts instead of what add_odometry was given.
+        odometry_from_tf: whether the mounts are asked for the robot's odometry, instead of what add_odometry was given.
     """
 
     def __init__(
@@ -89,13 +89,24 @@ class Evidence:
         """Forget what the sensors said; where they sit stays known."""
         with self._lock:
             self._odometry = PoseTrack(KEEP_S)
+            self._body_frame = self.base_frame
             self._points: list[_Points] = []
             self._ups: list[_Up] = []
 
-    def add_odometry(self, stamp_ns: int, odom_from_base: np.ndarray) -> None:
-        """A pose of the robot in its own odometry, [4, 4], metres; ShapeError where it is none."""
+    def add_odometry(self, stamp_ns: int, odom_from_body: np.ndarray, body_frame: str = '') -> None:
+        """A pose of the robot in its own odometry.
+
+        Args:
+            stamp_ns: of the pose.
+            odom_from_body: [4, 4] rigid, metres.
+            body_frame: whose pose it is; the robot's own frame unless said.
+
+        Raises:
+            ShapeError: it is no finite rigid transform.
+        """
         with self._lock:
-            self._odometry.add(stamp_ns, odom_from_base)
+            self._odometry.add(stamp_ns, odom_from_body)
+            self._body_frame = body_frame or self.base_frame
 
     def add_points(self, stamp_ns: int, frame_id: str, points: np.ndarray) -> None:
         """Points [N, 3] that a depth camera or lidar measured, metres, in its own frame; thinned to MAX_POINTS.
@@ -127,9 +138,11 @@ class Evidence:
 
     def odom_from_cam(self, optical_frame: str, stamp_ns: int) -> np.ndarray | None:
         """[4, 4] pose of the camera as the robot's odometry has it, lever arm and all; None where it is not known."""
-        base_from_cam = self.base_from_cam(optical_frame, stamp_ns)
-        odom_from_base = self._odom_from_base(stamp_ns)
-        return None if base_from_cam is None or odom_from_base is None else odom_from_base @ base_from_cam
+        odom_from_body, body_frame = self._odom_from_body(stamp_ns)
+        if odom_from_body is None:
+            return None
+        body_from_cam = self.mounts.find(body_frame, optical_frame, stamp_ns)
+        return None if body_from_cam is None else odom_from_body @ body_from_cam
 
     def points_in(self, optical_frame: str, stamp_ns: int) -> np.ndarray | None:
         """[N, 3] points of the nearest depth image or sweep in a camera's optical frame, metres; None without any."""
@@ -152,11 +165,11 @@ class Evidence:
         ups = np.array([turn[:3, :3] @ one.up for one, turn in known]).reshape(-1, 3)
         return np.array([one.stamp_ns for one, _ in known], np.int64), ups
 
-    def _odom_from_base(self, stamp_ns: int) -> np.ndarray | None:
+    def _odom_from_body(self, stamp_ns: int) -> tuple[np.ndarray | None, str]:
         if self._odometry_from_tf:
-            return self.mounts.find(self.odom_frame, self.base_frame, stamp_ns)
+            return self.mounts.find(self.odom_frame, self.base_frame, stamp_ns), self.base_frame
         with self._lock:
-            return self._odometry.at(stamp_ns)
+            return self._odometry.at(stamp_ns), self._body_frame
 
 
 def _keep(items: list, one: _Points | _Up) -> None:

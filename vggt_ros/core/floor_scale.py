@@ -34,7 +34,8 @@ def measure_floor(
         camera_height: true height, metres.
         max_tilt: how far up_in_window may be off, radians.
     """
-    grids = [_grid(prediction, i) for i in np.flatnonzero(prediction.is_posed)]  # a window without is not asked
+    posed = np.flatnonzero(prediction.is_posed).tolist()  # a window without is not asked
+    grids = [_grid(prediction, i) for i in posed]
     cells = sum(int(np.isfinite(points[..., 2]).sum()) for points, _ in grids)
     level = [_level_cells(points, centre, up_in_window, max_tilt) for points, centre in grids]
     points, offsets, normals = (np.concatenate(parts) for parts in zip(*level, strict=True))

@@ -177,6 +177,8 @@ def _convert_covariance(covariance: np.ndarray, scale: float, way: np.ndarray, r
 def _announce(before: ScaleReport, now: ScaleReport) -> None:
     """Say once what changed for whoever reads the map."""
     if before.state is now.state:
+        if now.is_conflict and not before.is_conflict:
+            log.warning('%s', now.describe() if now.is_unknown else now.reason)
         return
     if now.state is ScaleState.LOCKED:
         log.info(
