@@ -267,6 +267,16 @@ class MapConfig(Section):
     map_max_submaps: int = setting(16, 'submaps kept with their images, some 20 MB each', at_least=1)
     map_publish_period: float = setting(2.0, 'seconds between map clouds', above=0, dynamic=True)
     path_max_size: int = setting(1024, 'poses kept in the path', at_least=1)
+    map_max_views: int = setting(
+        4096, 'keyframes remembered with a small depth image, 12 kB each; of two alike one goes', at_least=1
+    )
+    view_min_shift: float = setting(
+        0.1, 'a keyframe nearer to another than this share of its depth, and turned less, is not remembered', above=0,
+        at_most=1,
+    )
+    view_min_angle_deg: float = setting(
+        10.0, 'degrees by which keyframes at one place must be turned to be remembered', above=0, at_most=180
+    )
 
 
 @dataclass(frozen=True)
