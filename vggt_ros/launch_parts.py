@@ -18,7 +18,7 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import ExecutableInPackage
 
 from vggt_ros.core.config import Config, Setting, settings
-from vggt_ros.topics import NODE_NAME, TOPICS, Topic, resolve
+from vggt_ros.topics import INPUTS, NODE_NAME, TOPIC, TOPICS, Topic, camera_topic, resolve
 
 # Where packages come from that no ROS distribution carries as apt packages.
 SOURCES = {
@@ -70,16 +70,38 @@ class Given(dict[str, str]):
         return self[name] or str(Config().values()[name])
 
     def topic(self, name: str) -> str:
-        """The absolute name of one of our topics, such as '~/odom', on this node."""
-        (ours,) = (topic for topic in TOPICS if topic.name == name)
-        given = self[topic_argument(ours)]
+        """The absolute name of one of our topics, such as '~/odom'; of a rig's, the reference camera's."""
+        given = self[topic_argument(TOPIC[name])]
         if given:
             return self._absolute(given)
+        name = self._own(TOPIC[name])
         return self._absolute(f'{self["name"]}{name[1:]}') if name.startswith('~') else name
 
     def image(self) -> str:
         """The absolute name of the image topic."""
         return self._absolute(self['image'])
+
+    def remappings(self) -> list[tuple[str, str]]:
+        """The names of our node that were given others."""
+        pairs = [(one.name, self[one.name]) for one in INPUTS]
+        pairs += [(f'{name}/image', image) for name, image in zip(self._cameras(), self._images(), strict=False)]
+        pairs += [(self._own(topic), self[topic_argument(topic)]) for topic in TOPICS]
+        return [(name, given) for name, given in pairs if given and given != name]
+
+    def _cameras(self) -> tuple[str, ...]:
+        return Config().with_values({'camera_names': self.setting('camera_names')}).rig.cameras
+
+    def _images(self) -> list[str]:
+        images = self['images'].split(',') if self['images'] else []
+        if images and len(images) != len(self._cameras()):
+            expected = f'{len(self._cameras())} images, one for each of camera_names'
+            raise LaunchError(f'expected {expected}, got {len(images)}')
+        return images
+
+    def _own(self, topic: Topic) -> str:
+        """The topic as our node declares it; of a rig's, the reference camera's."""
+        cameras = self._cameras()
+        return camera_topic(topic.name, cameras[0]) if cameras and topic.per_camera else topic.name
 
     def _absolute(self, name: str) -> str:
         namespace = self['namespace'].strip('/')
@@ -93,8 +115,8 @@ def node_arguments(share: Path) -> list[Argument]:
         share: folder with config/ and rviz/; the source tree and share/vggt_ros are laid out alike.
     """
     return [
-        Argument('image', 'image', 'image topic; its /compressed sibling with image_transport:=compressed'),
-        Argument('camera_info', '', 'CameraInfo topic; empty takes camera_info beside the image'),
+        *(Argument(one.name, 'image' if one.name == 'image' else '', f'topic of {one.help}') for one in INPUTS),
+        Argument('images', '', 'image topics of a rig, separated by commas, in the order of camera_names'),
         Argument('name', NODE_NAME.lstrip('/'), 'name of the node'),
         Argument('namespace', '', 'namespace of the node'),
         Argument('params_file', str(share / 'config/vggt.yaml'), 'parameter file; launch arguments win over it'),
@@ -153,18 +175,13 @@ def vggt(given: Given) -> list[Any]:
     }
     parameters['use_sim_time'] = given.is_true('use_sim_time')
     parameters['autostart'] = given.is_true('autostart')
-    remappings = [('image', given['image'])]
-    if given['camera_info']:
-        remappings.append(('camera_info', given['camera_info']))
-    renamed = ((topic.name, given[topic_argument(topic)]) for topic in TOPICS)
-    remappings += [(name, text) for name, text in renamed if text]
     node = Node(
         package='vggt_ros',
         executable='node',
         name=given['name'],
         namespace=given['namespace'],
         parameters=[given['params_file'], parameters] if given['params_file'] else [parameters],
-        remappings=remappings,
+        remappings=given.remappings(),
         ros_arguments=['--log-level', given['log_level']],
         output='screen',
         emulate_tty=True,

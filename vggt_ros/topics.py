@@ -84,6 +84,34 @@ TOPICS = (
 TOPIC = {topic.name: topic for topic in TOPICS}
 
 
+@dataclass(frozen=True)
+class Input:
+    """A topic that the node may subscribe to, by the name to remap.
+
+    Args:
+        name: relative to the namespace of the node.
+        type: ROS 2 name of the message type.
+        help: what it is for, in one sentence.
+        per_camera: whether each camera of a rig has its own, NAME/image.
+    """
+
+    name: str
+    type: str
+    help: str
+    per_camera: bool = False
+
+
+INPUTS = (
+    Input('image', _IMAGE, 'images; its /compressed sibling with image_transport compressed', per_camera=True),
+    Input('camera_info', _INFO, 'their calibration; unless remapped, camera_info beside the image', per_camera=True),
+    Input('odom', 'nav_msgs/msg/Odometry', 'odometry of the robot, with scale_source odometry'),
+    Input('depth_anchor', _IMAGE, 'measured depth, with scale_source depth'),
+    Input('depth_anchor_info', _INFO, 'its calibration; unless remapped, camera_info beside it'),
+    Input('lidar', _CLOUD, 'cloud of a scanner, with scale_source lidar'),
+    Input('imu', 'sensor_msgs/msg/Imu', 'accelerations, with gravity_source imu'),
+)
+
+
 def camera_topic(name: str, camera: str) -> str:
     """The name of a camera's own topic: '~/points' of 'left' -> '~/left/points'; without a name that of the table."""
     return f'~/{camera}{name[1:]}' if camera else name

@@ -14,7 +14,7 @@ import yaml
 from robot import ROOT
 
 from vggt_ros.core.config import Config, settings
-from vggt_ros.topics import TOPICS, resolve
+from vggt_ros.topics import INPUTS, TOPICS, resolve
 
 CONSUMERS = yaml.safe_load((Path(__file__).parent / 'consumers.yaml').read_text())
 LAUNCH_FILES = sorted(path.name for path in (ROOT / 'launch').glob('*.launch.py'))
@@ -149,7 +149,8 @@ def parameters_in(file: str) -> dict[str, Any]:
 def test_every_launch_file_takes_every_topic_frame_and_setting(load: Callable[[str], ModuleType], name: str) -> None:
     said = {argument: one.description for argument, one in arguments_of(load(name)).items()}
     assert all(one.help in said[one.name] for one in settings())
-    assert {'image', 'camera_info', 'namespace', 'base_frame', 'depth_image_rect_topic', 'tf_topic'} <= set(said)
+    assert {'namespace', 'base_frame', 'depth_image_rect_topic', 'tf_topic'} <= set(said)
+    assert all(one.help in said[one.name] for one in INPUTS)
     assert sum(argument.endswith('_topic') for argument in said) >= len(TOPICS)
     assert all(said.values()), 'an argument without a sentence'
 
@@ -273,6 +274,25 @@ def test_one_node_owns_every_transform(load: Callable[[str], ModuleType]) -> Non
     assert flags('nav2.launch.py')['publish_odom_to_base_tf'] is False
     _, wrapper = included_by(start(load('zed.launch.py')))
     assert (wrapper['publish_tf'], wrapper['publish_map_tf']) == ('false', 'false')
+
+
+def test_the_cameras_of_a_rig_get_their_images_and_consumers_the_first(load: Callable[[str], ModuleType]) -> None:
+    given = {'camera_names': 'left,right', 'images': '/l/image,/r/image', 'points_filtered_topic': '/cloud'}
+    node = node_of(start(load('octomap.launch.py'), **given))
+    remapped = dict(node.remappings)
+    assert (remapped['left/image'], remapped['right/image']) == ('/l/image', '/r/image')
+    assert remapped['~/left/points_filtered'] == '/cloud'
+    actions = start(load('nvblox.launch.py'), camera_names='left,right', base_frame='base_link')
+    assert dict(node_of(actions, 'nvblox_ros').remappings)['camera_0/depth/image'] == '/vggt/left/depth/image_rect'
+    launch_file = load('vggt.launch.py')
+    with pytest.raises(Exception, match='expected 2 images'):
+        start(launch_file, camera_names='left,right', images='/l/image')
+
+
+def test_sensors_that_tell_metres_and_up_can_be_remapped(load: Callable[[str], ModuleType]) -> None:
+    given = {'odom': '/wheels/odom', 'imu': '/imu/data', 'depth_anchor': '/tof/depth', 'lidar': '/scanner/points'}
+    node = node_of(start(load('vggt.launch.py'), **given))
+    assert set(given.items()) <= set(node.remappings)
 
 
 def test_consumers_follow_names_and_frames(load: Callable[[str], ModuleType]) -> None:
