@@ -7,11 +7,12 @@ import os
 import shutil
 from pathlib import Path
 
+from vggt_ros.distro import DISTROS, this_distro
+
 log = logging.getLogger(__name__)
 
 PROFILES = Path(__file__).parent / 'data' / 'dds'
-FAST_DDS_2 = ('humble', 'iron', 'jazzy')
-VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')  # of Fast DDS 3, and 2
+VARIABLES = {one.profiles_variable for one in DISTROS}
 SHARED_MEMORY = Path('/dev/shm')
 ROOM_BYTES = 4 * 32 * 2**20  # several processes with segments of 32 MiB; a container has 64 MiB unless told otherwise
 
@@ -38,16 +39,8 @@ def stay_on_this_machine(domain_id: int) -> dict[str, str]:
     Args:
         domain_id: 0 to 101; above, ports clash with those the system hands out (Linux).
     """
-    # Humble knows the first name only; later ones warn about it, and go by the second.
-    range_variable = (
-        {'ROS_LOCALHOST_ONLY': '1'}
-        if os.environ.get('ROS_DISTRO') == 'humble'
-        else {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
-    )
-    return {'ROS_DOMAIN_ID': str(domain_id), **range_variable, **_profile('loopback.xml')}
+    return {'ROS_DOMAIN_ID': str(domain_id), **this_distro().stay_local, **_profile('loopback.xml')}
 
 
 def _profile(name: str) -> dict[str, str]:
-    # Version 3 reads the old name too, and complains.
-    is_old = os.environ.get('ROS_DISTRO') in FAST_DDS_2
-    return {VARIABLES[is_old]: str(PROFILES / name)}
+    return {this_distro().profiles_variable: str(PROFILES / name)}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vggt_ros.core.config import ModelConfig
+from vggt_ros.distro import this_distro
 
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 ROS_PACKAGES = ('rclpy', 'sensor_msgs', 'nav_msgs', 'tf2_ros', 'tf2_msgs', 'cv_bridge', 'sensor_msgs_py')
@@ -143,6 +144,11 @@ def _is_importable(name: str) -> bool:
 def _ros() -> Iterator[Finding]:
     missing = [name for name in ROS_PACKAGES if not _is_importable(name)]
     distro = os.environ.get('ROS_DISTRO', '')
+    python = '.'.join(map(str, sys.version_info[:2]))
+    if 'rclpy' in missing and distro == this_distro().name and python != this_distro().python:
+        text = f'{distro} is made for Python {this_distro().python}, this is {python}: its packages are out of reach'
+        yield Finding('ros', Level.FAIL, text, f'python{this_distro().python} -m venv --system-site-packages venv')
+        return
     if missing:
         text = f'missing: {", ".join(missing)}; the node, replay and demo need them, vggt_ros run does not'
         debs = ' '.join(f'ros-{distro}-{name}' for name in missing).replace('_', '-')

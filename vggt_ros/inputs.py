@@ -13,12 +13,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.core.config import InputConfig
-
-try:  # Humble has it under another name
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:
-    from rclpy.qos_event import SubscriptionEventCallbacks
-
+from vggt_ros.distro import subscription_event_callbacks
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +104,7 @@ class Inputs:
             topic,
             callback,
             qos,
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda event: self._on_misfit(topic, event)),
+            event_callbacks=subscription_event_callbacks(incompatible_qos=lambda event: self._on_misfit(topic, event)),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
