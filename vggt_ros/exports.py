@@ -1,4 +1,4 @@
-"""Trajectory, cloud and scene in the formats that other tools open: TUM, PLY, GLB."""
+"""Trajectory, cloud and scene in the formats that other tools open: TUM, PLY, PCD, GLB (and colmap.py)."""
 
 from __future__ import annotations
 
@@ -38,16 +38,24 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise OutputError(f'cannot write {path}: {error.strerror or error}') from error
 
 
-def tum_trajectory(stamps_ns: Sequence[int], world_from_cams: np.ndarray) -> str:
+def describe_frame(frame_id: str, is_metric: bool) -> str:
+    """What a file's head says of its coordinates, one line."""
+    unit = 'metres' if is_metric else 'in the unit of the first window, not metres'
+    name = ' '.join(frame_id.encode('ascii', 'replace').decode().split())
+    return f'frame {name}: x forward, y left, z up at the start (REP 103); lengths {unit}'
+
+
+def tum_trajectory(stamps_ns: Sequence[int], world_from_cams: np.ndarray, note: str = '') -> str:
     """Poses in the TUM RGB-D format: a line `stamp tx ty tz qx qy qz qw` each, stamps with all nine decimals.
 
     Args:
         stamps_ns: N stamps.
         world_from_cams: [N, 4, 4] poses of the optical frame in the world.
+        note: of frame and unit, for the head.
 
     Source: https://cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats.
     """
-    lines = ['# stamp tx ty tz qx qy qz qw: camera optical frame in the world']
+    lines = ['# stamp tx ty tz qx qy qz qw: camera optical frame in the world', *([f'# {note}'] if note else [])]
     if len(stamps_ns):
         quaternions = Rotation.from_matrix(world_from_cams[:, :3, :3]).as_quat()
         for stamp, t, q in zip(stamps_ns, world_from_cams[:, :3, 3], quaternions, strict=True):
@@ -56,8 +64,8 @@ def tum_trajectory(stamps_ns: Sequence[int], world_from_cams: np.ndarray) -> str
     return '\n'.join(lines) + '\n'
 
 
-def ply_cloud(xyz: np.ndarray, rgb: np.ndarray) -> bytes:
-    """[N, 3] points and [N, 3] uint8 RGB -> a binary PLY file.
+def ply_cloud(xyz: np.ndarray, rgb: np.ndarray, note: str = '') -> bytes:
+    """[N, 3] points and [N, 3] uint8 RGB -> a binary PLY file with `note` in its head.
 
     Source: Greg Turk, The PLY Polygon File Format, 1994.
     """
@@ -68,24 +76,54 @@ def ply_cloud(xyz: np.ndarray, rgb: np.ndarray) -> bytes:
     for i, name in enumerate(('red', 'green', 'blue')):
         vertices[name] = rgb[:, i]
     properties = [f'property {"float" if kind == "<f4" else "uchar"} {name}' for name, kind in fields]
-    header = ['ply', 'format binary_little_endian 1.0', f'element vertex {len(xyz)}', *properties, 'end_header']
+    comment = [f'comment {note}'] if note else []
+    count = f'element vertex {len(xyz)}'
+    header = ['ply', 'format binary_little_endian 1.0', *comment, count, *properties, 'end_header']
     return ('\n'.join(header) + '\n').encode('ascii') + vertices.tobytes()
 
 
-def glb_scene(xyz: np.ndarray, rgb: np.ndarray, world_from_cams: np.ndarray, aspect: tuple[float, float]) -> bytes:
+def pcd_cloud(xyz: np.ndarray, rgb: np.ndarray, note: str = '') -> bytes:
+    """[N, 3] points and [N, 3] uint8 RGB -> a binary PCD file with `note` in its head; colour packed as PCL has it.
+
+    Source: https://pointclouds.org/documentation/tutorials/pcd_file_format.html; the bits of rgb are 0x00RRGGBB.
+    """
+    points = np.empty(len(xyz), [('xyz', '<f4', 3), ('rgb', '<u4')])
+    red, green, blue = rgb.astype(np.uint32).T
+    points['xyz'], points['rgb'] = xyz, red << 16 | green << 8 | blue
+    head = [
+        '# .PCD v0.7 - Point Cloud Data file format',
+        *([f'# {note}'] if note else []),
+        'VERSION 0.7',
+        'FIELDS x y z rgb',
+        'SIZE 4 4 4 4',
+        'TYPE F F F F',
+        'COUNT 1 1 1 1',
+        f'WIDTH {len(xyz)}',
+        'HEIGHT 1',
+        'VIEWPOINT 0 0 0 1 0 0 0',
+        f'POINTS {len(xyz)}',
+        'DATA binary',
+    ]
+    return ('\n'.join(head) + '\n').encode('ascii') + points.tobytes()
+
+
+def glb_scene(
+    xyz: np.ndarray, rgb: np.ndarray, world_from_cams: np.ndarray, aspect: tuple[float, float], note: str = ''
+) -> bytes:
     """Cloud, camera frusta and path as one binary glTF file.
 
     Args:
         xyz, rgb: [N, 3] points in the map and [N, 3] uint8 colours.
         world_from_cams: [M, 4, 4] poses of the optical frames.
         aspect: half width and half height of the image at distance 1: the frustum's shape.
+        note: of frame and unit, kept in the scene's extras; glTF itself is y up, z forward, in metres.
 
     Raises:
         OutputError: there is nothing to show; a glTF file cannot be empty.
     """
     import trimesh
 
-    scene = trimesh.Scene()
+    scene = trimesh.Scene(metadata={'note': note} if note else None)
     if len(xyz):
         scene.add_geometry(trimesh.PointCloud(xyz, colors=rgb), geom_name='cloud', node_name='cloud')
     if len(world_from_cams):

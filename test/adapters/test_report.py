@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import trimesh
+from pypcd4 import PointCloud
 from recordings import FRAME_NS, START_NS, placed_frame, read_tum, update_of
 from scipy.spatial.transform import Rotation
 
@@ -21,7 +22,15 @@ from vggt_ros.core.errors import OutputError
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL
 from vggt_ros.core.placement import SeamStatus
 from vggt_ros.encode import Encoder
-from vggt_ros.exports import frusta, glb_scene, ply_cloud, tum_trajectory, write_atomically
+from vggt_ros.exports import (
+    describe_frame,
+    frusta,
+    glb_scene,
+    pcd_cloud,
+    ply_cloud,
+    tum_trajectory,
+    write_atomically,
+)
 from vggt_ros.messages import MessageTypes, bag_messages
 from vggt_ros.report import PICTURES, Check, Report
 from vggt_ros.report_page import render
@@ -55,6 +64,28 @@ def test_ply_is_read_by_trimesh_point_by_point():
     cloud = trimesh.load(io.BytesIO(ply_cloud(XYZ, RGB)), file_type='ply')
     np.testing.assert_array_equal(np.asarray(cloud.vertices, np.float32), XYZ)
     np.testing.assert_array_equal(cloud.colors[:, :3], RGB)
+
+
+def test_pcd_is_read_by_pypcd4_point_by_point(tmp_path: Path):
+    (tmp_path / 'cloud.pcd').write_bytes(pcd_cloud(XYZ, RGB, 'frame map: metres'))
+    cloud = PointCloud.from_path(tmp_path / 'cloud.pcd')
+    assert cloud.fields == ('x', 'y', 'z', 'rgb')
+    np.testing.assert_array_equal(cloud.numpy(('x', 'y', 'z')), XYZ)
+    np.testing.assert_array_equal(PointCloud.decode_rgb(cloud.pc_data['rgb']), RGB)
+
+
+def test_heads_say_frame_and_unit():
+    note = describe_frame('map', is_metric=False)
+    assert 'map' in note
+    assert 'not metres' in note
+    assert describe_frame('ma\np ö', is_metric=True).startswith('frame ma p ?: ')  # heads are lines of ASCII
+    assert b'comment frame map' in ply_cloud(XYZ, RGB, note)
+    assert b'# frame map' in pcd_cloud(XYZ, RGB, note)
+    assert '# frame map' in tum_trajectory([1], poses(1), note)
+    cloud = trimesh.load(io.BytesIO(ply_cloud(XYZ, RGB, note)), file_type='ply')
+    np.testing.assert_array_equal(np.asarray(cloud.vertices, np.float32), XYZ)
+    scene = trimesh.load(io.BytesIO(glb_scene(XYZ, RGB, poses(2), (0.6, 0.4), note)), file_type='glb')
+    assert scene.metadata['note'] == note
 
 
 def test_glb_has_y_up():

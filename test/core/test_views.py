@@ -45,7 +45,7 @@ def test_a_turn_on_the_spot_is_remembered_all_round():
     kept = [views.add(frame_of(scene.look([0, 0, 0], yaw), i)) for i, yaw in enumerate(range(0, 720, 5))]
     assert 24 <= sum(kept) == len(views) <= 36  # every 10 to 15 degrees, and nothing on the second round
     yaws = sorted(np.degrees(np.arctan2(view.map_from_cam[0, 2], view.map_from_cam[2, 2])) % 360 for view in views)
-    assert np.diff([*yaws, yaws[0] + 360]).max() < 14
+    assert np.diff([*yaws, yaws[0] + 360]).max() < 15.1
 
 
 def test_a_second_lap_adds_nothing_and_a_step_aside_does():
