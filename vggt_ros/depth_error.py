@@ -82,6 +82,18 @@ class DepthFolder:
         self.stamps_ns = np.array(sorted(files), np.int64)
         self._files = [self.path / files[int(stamp)] for stamp in self.stamps_ns]
 
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Stamp in ns, [H, W] float32 metres, NaN where unknown, and K of each depth image, in order of stamps."""
+        for i, stamp in enumerate(self.stamps_ns):
+            stored = self._stored(i)
+            yield int(stamp), np.where(stored > 0, stored * np.float32(self._metres), np.float32('nan')), self.K
+
+    def _stored(self, i: int) -> np.ndarray:
+        stored = cv2.imread(str(self._files[i]), cv2.IMREAD_UNCHANGED)
+        if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
+            raise SourceError(f'{self._files[i]} must be a 16-bit depth image of one channel')
+        return stored
+
     def sample(self, stamp: int, tolerance_ns: int, K: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
         """What the depth camera measured where the pixels of another image look.
 
@@ -97,9 +109,7 @@ class DepthFolder:
         nearest = int(np.abs(self.stamps_ns - stamp).argmin())
         if abs(int(self.stamps_ns[nearest]) - stamp) > tolerance_ns:
             return None
-        stored = cv2.imread(str(self._files[nearest]), cv2.IMREAD_UNCHANGED)
-        if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
-            raise SourceError(f'{self._files[nearest]} must be a 16-bit depth image of one channel')
+        stored = self._stored(nearest)
         u = np.round((np.arange(size[1]) - K[0, 2]) / K[0, 0] * self.K[0, 0] + self.K[0, 2]).astype(int)
         v = np.round((np.arange(size[0]) - K[1, 2]) / K[1, 1] * self.K[1, 1] + self.K[1, 2]).astype(int)
         inside = ((v >= 0) & (v < stored.shape[0]))[:, None] & ((u >= 0) & (u < stored.shape[1]))

@@ -9,7 +9,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +28,7 @@ from vggt_ros.encode import Encoder, standalone_tf_static
 from vggt_ros.exports import glb_scene, ply_cloud, tum_trajectory, write_atomically
 from vggt_ros.flags import add_setting_flags, config_from_flags
 from vggt_ros.messages import bag_messages
+from vggt_ros.recorded_sensors import open_sensors
 from vggt_ros.report import Report
 from vggt_ros.report_page import render
 from vggt_ros.result_bag import ResultBag
@@ -36,6 +37,8 @@ from vggt_ros.static_tf import StaticTransforms
 from vggt_ros.topics import TOPIC, camera_topic, topics_of
 
 log = logging.getLogger(__name__)
+
+SENSORS = {'odom': 'odometry', 'depth': 'depth images', 'lidar': 'point cloud', 'imu': 'IMU'}  # --odom-topic ...
 
 FILES = {
     'result.mcap': 'every message the node would have published; ros2 bag play, Foxglove, rosbags',
@@ -56,6 +59,7 @@ def run(
     force: bool = False,
     progress: Callable[[Report], None] = lambda report: None,
     watch: Callable[[Pipeline, Update], None] = lambda pipeline, update: None,
+    sensor_topics: Mapping[str, str] | None = None,
 ) -> Report:
     """Process a recording as fast as it goes.
 
@@ -70,6 +74,7 @@ def run(
         force: replace results that are there.
         progress: called after each frame.
         watch: called after each window, while its submap is the newest of the pipeline's map.
+        sensor_topics: topics of other sensors in a bag, by 'odom', 'depth', 'lidar', 'imu'; found by type elsewhere.
 
     Raises:
         SourceError, EncodingError: the recording is broken from some place on.
@@ -81,7 +86,7 @@ def run(
     logging.getLogger('vggt_ros').addHandler(notes)
     try:
         predictor = predictor or make_predictor(config)
-        job = _Job(source, out, config, predictor, wanted, progress, watch)
+        job = _Job(source, out, config, predictor, wanted, progress, watch, sensor_topics or {})
         job.report.notes = notes.texts
         return job.run()
     finally:
@@ -100,10 +105,12 @@ class _Job:
         wanted: Collection[str] | None,
         progress: Callable[[Report], None],
         watch: Callable[[Pipeline, Update], None],
+        sensor_topics: Mapping[str, str],
     ) -> None:
         self.source, self.out, self.config, self.wanted = source, out, config, wanted
         self.progress, self.watch = progress, watch
-        self.pipeline = Pipeline(config, predictor)
+        self.sensors = open_sensors(source.path, config, sensor_topics)
+        self.pipeline = Pipeline(config, predictor, self.sensors.evidence)
         self.messages = bag_messages()
         self.encoder = Encoder(config, self.messages, self.pipeline.points)
         self.bag = ResultBag(out / 'result.mcap', cameras=config.rig.cameras)
@@ -133,6 +140,7 @@ class _Job:
             for frame in self._read():
                 self._place_camera(frame)
                 self._place_rig(frame)
+                self.sensors.read_to(frame.stamp_ns)
                 self._take(self.pipeline.add_frame(frame))
                 self.progress(self.report)
         except (SourceError, EncodingError):
@@ -169,6 +177,9 @@ class _Job:
         if mount.transforms and (self.wanted is None or '/tf_static' in self.wanted):
             self.bag.write('/tf_static', frame.stamp_ns, mount)
         self.pipeline.map.map_from_first_camera = self.base_from_cam
+        self.sensors.mounts.fixed.edges.update(mounts.edges)
+        if mounts.find(frames.base_frame, frame.frame_id) is None:
+            self.sensors.mounts.add_fixed(frames.base_frame, frame.frame_id, self.base_from_cam)
 
     def _place_rig(self, frame: Frame) -> None:
         """Where the other cameras sit, from the recording's static TF, whenever one is seen for the first time."""
@@ -207,6 +218,7 @@ class _Job:
 
     def _finish(self, *, failed: bool = False) -> None:
         """Write all there is; what cannot be written is said at the end, and does not keep back the rest."""
+        self.sensors.close()
         report, errors = self.report, []
         report.cloud = self.pipeline.points()
         report.counts = {**asdict(self.pipeline.statistics), 'skipped': self.source.skipped}
@@ -317,6 +329,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--topic', default='', help='image topic of a bag that has several; those of a rig, separated by commas'
     )
     parser.add_argument('--camera-info', default='', metavar='TOPIC', help='its CameraInfo, where it is no sibling')
+    for name, what in SENSORS.items():
+        parser.add_argument(f'--{name}-topic', default='', metavar='TOPIC', help=f'{what} of a bag that has several')
     parser.add_argument('--rate', type=float, default=10.0, help='images a second of a folder without stamps (10)')
     parser.add_argument('--skip-bad', action='store_true', help='log broken images and go on')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
@@ -344,9 +358,10 @@ def main(args: argparse.Namespace) -> int:
         rectify=config.camera.rectify == 'auto',
         rig=config.rig,
     )
+    sensor_topics = {name: topic for name in SENSORS if (topic := getattr(args, f'{name}_topic'))}
     out = Path(args.out) if args.out else Path('runs') / (Path(args.source).resolve().stem or 'run')
     try:
-        report = _run_with_progress(source, out, config, args)
+        report = _run_with_progress(source, out, config, args, sensor_topics)
     except (VggtRosError, KeyboardInterrupt):
         if (out / 'report.html').exists():
             log.warning('results so far: %s', out / 'report.html')
@@ -358,7 +373,9 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_with_progress(source: Source, out: Path, config: Config, args: argparse.Namespace) -> Report:
+def _run_with_progress(
+    source: Source, out: Path, config: Config, args: argparse.Namespace, sensor_topics: Mapping[str, str]
+) -> Report:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -370,4 +387,4 @@ def _run_with_progress(source: Source, out: Path, config: Config, args: argparse
         logging_redirect_tqdm(),
         tqdm(total=len(source) or None, unit='frame', disable=args.quiet or None, mininterval=0.3) as bar,
     ):
-        return run(source, out, config, wanted=args.only, force=args.force, progress=show)
+        return run(source, out, config, wanted=args.only, force=args.force, progress=show, sensor_topics=sensor_topics)
