@@ -1,8 +1,9 @@
 """Nav2 that avoids what we see: ros2 launch vggt_ros nav2.launch.py image:=/camera/image_raw
 
 Nav2 steers at 20 Hz and needs odom -> base_link as often: from wheels or visual-inertial odometry, not from us, so
-publish_odom_to_base_tf is off here. Our clouds mark and clear obstacles; a row of the depth image stands in for a laser
-scanner, from which slam_toolbox makes the map (slam:=false map:=FILE.yaml takes one that exists).
+publish_odom_to_base_tf is off here, and that odometry tells metres (scale_source tf). Our clouds mark and clear
+obstacles; a row of the depth image stands in for a laser scanner, from which slam_toolbox makes the map (slam:=false
+map:=FILE.yaml takes one that exists).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def generate_launch_description() -> LaunchDescription:
 def start(given: Given) -> list[Any]:
     if not given.is_true('slam') and not given['map']:
         raise LaunchError('expected a map with slam:=false, got none; give map:=FILE.yaml')
+    given.fill(scale_source='tf')
     scan = [scanner(given)] if given.is_true('scan') else []
     return [*(vggt(given) if given.is_true('vggt') else []), *scan, navigation(given)]
 

@@ -2,6 +2,7 @@
 
 The colour camera alone feeds the network. The driver publishes the TF of its own frames below camera_link; a camera in
 the hand has nothing above, so the robot is camera_link. On a robot whose URDF holds the camera: base_frame:=base_link.
+With enable_depth:=true the depth camera tells metres.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ARGUMENTS = (
     Argument('camera_name', 'camera', 'name of the driver, and first part of its frames'),
     Argument('serial_no', "''", 'which camera; quotes inside, as the driver wants them'),
     Argument('color_profile', '640,480,15', 'width,height,rate of the colour camera; the network sees fewer pixels'),
-    Argument('enable_depth', 'false', 'the depth camera as well, aligned to colour'),
+    Argument('enable_depth', 'false', 'the depth camera as well, aligned to colour, for metres'),
 )
 
 
@@ -33,6 +34,8 @@ def generate_launch_description() -> LaunchDescription:
 def start(given: Given) -> list[Any]:
     camera = f'/{given["camera_namespace"]}/{given["camera_name"]}'.replace('//', '/')
     given.fill(image=f'{camera}/color/image_raw', base_frame=f'{given["camera_name"]}_link')
+    if given.is_true('enable_depth'):
+        given.fill(scale_source='depth', depth_anchor=f'{camera}/aligned_depth_to_color/image_raw')
     return [*(driver(given) if given.is_true('driver') else []), *vggt(given)]
 
 

@@ -1,7 +1,7 @@
 """A ZED camera and the node: ros2 launch vggt_ros zed.launch.py camera_model:=zed2i
 
-The rectified left image feeds the network. The wrapper's own tracking publishes odom -> camera_link too, and a frame
-has one parent: here the wrapper's is off. To keep it and take our map on top:
+The rectified left image feeds the network, the wrapper's depth tells metres. The wrapper's own tracking publishes odom
+-> camera_link too, and a frame has one parent: here the wrapper's is off. To keep it and take our map on top:
 zed_tf:=true publish_odom_to_base_tf:=false.
 """
 
@@ -32,7 +32,9 @@ def generate_launch_description() -> LaunchDescription:
 
 def start(given: Given) -> list[Any]:
     name = given['camera_name']
-    given.fill(image=f'/{name}/{given["node_name"]}/rgb/color/rect/image', base_frame=f'{name}_camera_link')
+    camera = f'/{name}/{given["node_name"]}'
+    given.fill(image=f'{camera}/rgb/color/rect/image', base_frame=f'{name}_camera_link')
+    given.fill(scale_source='depth', depth_anchor=f'{camera}/depth/depth_registered')
     return [*(driver(given) if given.is_true('driver') else []), *vggt(given)]
 
 

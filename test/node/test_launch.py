@@ -238,15 +238,27 @@ def test_other_nodes_are_started_as_their_packages_name_things(
         assert TYPES[remapped[topic]] == kind, topic
 
 
-@pytest.mark.parametrize('name', ['realsense', 'zed', 'usb_cam'])
+DRIVERS = {'realsense': '/camera/camera/', 'zed': '/zed/zed_node/', 'usb_cam': '/camera/'}
+
+
+@pytest.mark.parametrize('name', DRIVERS)
 def test_the_image_is_one_that_the_driver_publishes(load: Callable[[str], ModuleType], name: str) -> None:
     node = node_of(start(load(f'{name}.launch.py')))
-    image = dict(node.remappings)['image']
-    infos = {one for one, kind in CONSUMERS[name]['publishes'].items() if kind.endswith('CameraInfo')}
-    images = {one for one, kind in CONSUMERS[name]['publishes'].items() if kind.endswith('Image')}
-    driver, suffix = image.split(next(iter(images)))[0], next(one for one in images if image.endswith(one))
-    assert image == driver + suffix
-    assert (image.rpartition('/')[0] + '/camera_info').removeprefix(driver) in infos  # where the node looks for it
+    image = dict(node.remappings)['image'].removeprefix(DRIVERS[name])
+    assert CONSUMERS[name]['publishes'][image] == 'sensor_msgs/msg/Image'
+    info = image.rpartition('/')[0] + '/camera_info'  # where the node looks for it
+    assert CONSUMERS[name]['publishes'][info.lstrip('/')] == 'sensor_msgs/msg/CameraInfo'
+
+
+@pytest.mark.parametrize('name, given', [('realsense', {'enable_depth': 'true'}), ('zed', {})])
+def test_a_camera_that_measures_depth_tells_metres(
+    load: Callable[[str], ModuleType], name: str, given: dict[str, str]
+) -> None:
+    node = node_of(start(load(f'{name}.launch.py'), **given))
+    assert node.parameters[-1]['scale_source'] == 'depth'
+    anchor = dict(node.remappings)['depth_anchor'].removeprefix(DRIVERS[name])
+    assert CONSUMERS[name]['publishes'][anchor] == 'sensor_msgs/msg/Image'
+    assert 'scale_source' not in node_of(start(load('realsense.launch.py'))).parameters[-1]
 
 
 @pytest.mark.parametrize('name', ['realsense', 'zed', 'nav2'])
@@ -271,7 +283,8 @@ def test_one_node_owns_every_transform(load: Callable[[str], ModuleType]) -> Non
         return node_of(start(load(name), **given)).parameters[-1]
 
     assert flags('rtabmap.launch.py')['publish_map_to_odom_tf'] is False
-    assert flags('nav2.launch.py')['publish_odom_to_base_tf'] is False
+    nav2 = flags('nav2.launch.py')
+    assert (nav2['publish_odom_to_base_tf'], nav2['scale_source']) == (False, 'tf')
     _, wrapper = included_by(start(load('zed.launch.py')))
     assert (wrapper['publish_tf'], wrapper['publish_map_tf']) == ('false', 'false')
 
