@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,9 @@ class Health:
         deaf: which of the sensors that tell metres or up are silent; empty while all speak.
         is_needed: whether anybody wants results; without, the network rests.
         device: where the network runs.
+        rivals: who else publishes transforms that are ours; empty where nobody does.
+        idle_s: steady seconds since the last image.
+        rate_hz: images a second, of late.
         moments: of a rig's images; None without a rig.
         rig_fit: how well the last window fitted the mounts of a rig; None where it was not compared.
     """
@@ -45,8 +49,38 @@ class Health:
     deaf: str
     is_needed: bool
     device: str
+    rivals: str = ''
+    idle_s: float = 0.0
+    rate_hz: float = 0.0
     moments: Moments[Any] | None = None
     rig_fit: RigFit | None = None
+
+
+class Rate:
+    """How many a second, of a count that is looked at now and then."""
+
+    def __init__(self) -> None:
+        self._count, self._at = 0, 0.0
+
+    def measure(self, count: int, now: float) -> float:
+        """Since the last look; 0 at the first, and after the count began anew."""
+        grown, passed = count - self._count, now - self._at
+        is_first, self._count, self._at = self._at == 0.0 or grown < 0, count, now
+        return 0.0 if is_first or passed <= 0 else grown / passed
+
+
+def hardware(predictor: Any) -> str:
+    """What the network runs on: the GPU's name, or cpu."""
+    device = str(getattr(getattr(predictor, 'network', None), 'device', 'cpu'))
+    torch = sys.modules.get('torch')
+    return torch.cuda.get_device_name(device) if torch is not None and device.startswith('cuda') else device
+
+
+def _gpu_memory() -> Mapping[str, str]:
+    torch = sys.modules.get('torch')
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    return {'peak GPU memory MB': f'{torch.cuda.max_memory_allocated() / 1e6:.0f}'}
 
 
 def diagnostics(health: Health, name: str) -> DiagnosticArray:
@@ -76,6 +110,7 @@ def _input(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
     tally, mailbox = health.tally, health.mailbox
     figures: dict[str, object] = {
         'image': tally.image,
+        'rate hz': f'{health.rate_hz:.1f}',
         'received': mailbox.received,
         'skipped because newer ones came': mailbox.dropped,
         'not decodable': tally.bad_images,
@@ -90,6 +125,9 @@ def _input(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
         }
     if health.silence:
         return DiagnosticStatus.WARN, health.silence, figures
+    gap_s = health.config.stream.max_frame_gap_s
+    if mailbox.received and 0 < gap_s < health.idle_s:
+        return DiagnosticStatus.WARN, f'no image for {health.idle_s:.1f} s; max_frame_gap_s is {gap_s:g}', figures
     if tally.uncalibrated:
         return DiagnosticStatus.WARN, 'no CameraInfo: intrinsics are those of the network', figures
     return DiagnosticStatus.OK, 'images come', figures
@@ -106,8 +144,11 @@ def _inference(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
         'windows lost': tally.failures,
         'window_size': health.config.window.size,
         'model': health.config.model.source,
+        **_gpu_memory(),
         **{f'{stage} s': f'{seconds:.3f}' for stage, seconds in tally.stage_s.items()},
     }
+    if tally.out_of_memory:
+        return DiagnosticStatus.WARN, 'the GPU ran out of memory: windows are half as long now', figures
     if tally.failures:
         return DiagnosticStatus.ERROR, f'windows lost: {tally.last_failure}', figures
     if not health.is_needed:
@@ -122,6 +163,11 @@ def _output(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
         'latency s': f'{tally.latency_s:.3f}',
         'dropped as too late': tally.late,
     }
+    if tally.changed_camera:
+        changed = f'intrinsics or size of {tally.changed_camera} changed while running: nvblox, for one, stops at that'
+        return DiagnosticStatus.ERROR, changed, figures
+    if health.rivals:
+        return DiagnosticStatus.WARN, health.rivals, figures
     if tally.late:
         return DiagnosticStatus.WARN, f'results older than max_latency_s ({limit_s:g} s) were dropped', figures
     return DiagnosticStatus.OK, 'results go out' if tally.published else 'no result yet', figures

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from vggt_ros.clouds import Points, coloured_points, first_in_voxel, known_points, lift, organised_cloud
-from vggt_ros.core.config import Config
+from vggt_ros.core.config import Config, FramesConfig
 from vggt_ros.core.covariance import LOST, move_covariance
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, invert_rigid
 from vggt_ros.core.submap import PlacedFrame, SeamStatus, Update
@@ -83,6 +83,7 @@ class Encoder:
         self._map_stamp_ns: int | None = None
         self._last_stamp_ns = 0
         self._K: dict[str, tuple[tuple[int, ...], np.ndarray]] = {}
+        self.changed_camera = ''  # optical frame whose intrinsics are no longer what they were
 
     def encode(
         self, update: Update, base_from_cam: np.ndarray | None, wanted: Collection[str] | None = None
@@ -144,6 +145,7 @@ class Encoder:
                 return known
         if known is not None:
             log.warning('intrinsics or size of %s changed; nvblox, for one, stops at that', frame.frame_id)
+            self.changed_camera = frame.frame_id
         self._K[frame.frame_id] = (frame.depth.shape, frame.K)
         return frame.K
 
@@ -152,9 +154,9 @@ class Encoder:
         if base_from_cam is not None:
             base = _base_pose(frame, base_from_cam)
             if frames.publish_odom_to_base_tf:
-                transforms = [make.transform(stamp, frames.odom_frame, frames.base_frame, base.world_from_base)]
+                transforms = [make.odom_to_base(stamp, frames, base.world_from_base)]
                 if frames.publish_map_to_odom_tf:  # with our own odometry the map does not move against it
-                    transforms.insert(0, make.transform(stamp, frames.map_frame, frames.odom_frame, np.eye(4)))
+                    transforms.insert(0, make.map_to_odom(stamp, frames, np.eye(4)))
                 yield '/tf', make.tf(transforms)
             twist = _twist(self._previous, base)
             yield '~/odom', make.odometry(frames.odom_frame, frames.base_frame, base, *twist)
@@ -323,6 +325,18 @@ class MessageMaker:
                 translation=self._vector(x=x, y=y, z=z), rotation=self._rotation(target_from_source)
             ),
         )  # fmt: skip
+
+    def odom_to_base(self, stamp_ns: int, frames: FramesConfig, odom_from_base: np.ndarray) -> Any:
+        """The edge between odometry and robot, the other way round where that is asked for."""
+        if frames.invert_odom_to_base_tf:
+            return self.transform(stamp_ns, frames.base_frame, frames.odom_frame, invert_rigid(odom_from_base))
+        return self.transform(stamp_ns, frames.odom_frame, frames.base_frame, odom_from_base)
+
+    def map_to_odom(self, stamp_ns: int, frames: FramesConfig, map_from_odom: np.ndarray) -> Any:
+        """The edge between map and odometry, the other way round where that is asked for."""
+        if frames.invert_map_to_odom_tf:
+            return self.transform(stamp_ns, frames.odom_frame, frames.map_frame, invert_rigid(map_from_odom))
+        return self.transform(stamp_ns, frames.map_frame, frames.odom_frame, map_from_odom)
 
     def tf(self, transforms: list[Any]) -> Any:
         return self._tf(transforms=transforms)

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import make_predictor
 from vggt_ros.dds import make_room_for_images
 from vggt_ros.decode import stamp_ns
-from vggt_ros.diagnostics import Health, diagnostics
+from vggt_ros.diagnostics import Health, Rate, diagnostics, hardware
 from vggt_ros.encode import Encoder
 from vggt_ros.inputs import Inputs
 from vggt_ros.mailbox import Mailbox
@@ -33,7 +34,10 @@ from vggt_ros.moments import Moments
 from vggt_ros.outputs import Outputs
 from vggt_ros.parameters import Parameters
 from vggt_ros.ros_log import RosLogHandler
+from vggt_ros.save_services import SaveServices
+from vggt_ros.scene import Scene, Snapshot
 from vggt_ros.sensors import Sensors
+from vggt_ros.tf_watch import TfWatch
 from vggt_ros.throttle import Throttle
 from vggt_ros.topics import NODE_NAME, TOPICS
 from vggt_ros.transforms import RobotTransforms, TfMounts
@@ -43,6 +47,7 @@ log = logging.getLogger('vggt_ros.node')  # also where this file is run as __mai
 
 WATCH_PERIOD_S = 1.0  # diagnostics, and the look at whether images come
 SILENCE_S = 5.0  # without an image for so long we say why; rtabmap_ros has the same patience
+MAX_AHEAD_S = 0.1  # an image from further in the future than this has a clock of its own
 STOP_S = 5.0  # waited for the window being computed when the process ends
 DEACTIVATE_S = 60.0  # and when it goes on; a large model on a CPU takes that long
 
@@ -70,6 +75,7 @@ class VggtNode(LifecycleNode):
         self._worker: Worker | None = None
         self._mailbox: Mailbox[Any] = Mailbox(1)
         self._is_enabled = True
+        self._rate = Rate()
         self._last_image_s = [0.0]  # by camera
         self._moments: Moments[Any] = Moments(1, 0)
         self._throttle = Throttle()
@@ -142,6 +148,8 @@ class VggtNode(LifecycleNode):
         log.info('model %s ready in %.1f s', name, time.monotonic() - start)
         self._outputs = Outputs(self, config.window.size, config.rig.cameras)
         self._configured.callback(self._outputs.destroy)
+        self._tf_watch = TfWatch(self, self._outputs.sent, lambda: self._settings.config.frames.published_children)
+        self._configured.callback(self._tf_watch.destroy)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._configured.callback(self.destroy_publisher, self._diagnostics)
         # Steady time: the watch goes on while a simulation is paused.
@@ -151,6 +159,9 @@ class VggtNode(LifecycleNode):
             1 / config.frames.tf_rate, self._correct_odometry, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         self._configured.callback(self.destroy_timer, again)
+        self._scene = Scene(config)
+        saves = SaveServices(self, config.save, self._ask_snapshot)
+        self._configured.callback(saves.destroy)
         for kind, name, callback in ((Trigger, '~/reset', self._on_reset), (SetBool, '~/enable', self._on_enable)):
             self._configured.callback(self.destroy_service, self.create_service(kind, name, callback))
         if config.scale.scale_source == 'none':
@@ -184,6 +195,7 @@ class VggtNode(LifecycleNode):
             data_clock=self._data_clock,
             convert=convert_to_rgb,
             is_rectified=self._inputs.is_rectified,
+            scene=self._scene,
         )
         self._sensors = Sensors(self, config.scale, self._pipeline.evidence)
         if self._pipeline.statistics.frames:  # the robot may have moved since the last activation
@@ -220,6 +232,7 @@ class VggtNode(LifecycleNode):
 
     def _on_image(self, camera: int, message: Any) -> None:
         self._last_image_s[camera] = time.monotonic()
+        self._note_clock(stamp_ns(message.header.stamp))
         if not self._is_needed():
             return
         if len(self._last_image_s) == 1:
@@ -227,6 +240,17 @@ class VggtNode(LifecycleNode):
             return
         for moment in self._moments.add(camera, stamp_ns(message.header.stamp), message):
             self._mailbox.put(moment)
+
+    def _note_clock(self, image_ns: int) -> None:
+        """Say when images come from the future: nobody has the TF of that time yet."""
+        ahead_s = (image_ns - self.get_clock().now().nanoseconds) * 1e-9
+        if ahead_s > MAX_AHEAD_S and not self._is_time_missing():
+            text = f'the image has a stamp {ahead_s:.2f} s ahead of the clock here; synchronise the two (chrony, PTP)'
+            self._throttle(log.warning, 'clock', text)
+
+    def _is_time_missing(self) -> bool:
+        """Whether ROS time is to come from /clock, and none has come."""
+        return bool(self.get_parameter('use_sim_time').value) and self.get_clock().now().nanoseconds == 0
 
     def _on_camera_info(self, camera: int, message: Any) -> None:
         if self._worker is not None:
@@ -250,6 +274,16 @@ class VggtNode(LifecycleNode):
             self._worker.ask_reset()
         return response
 
+    def _ask_snapshot(self) -> Future[Snapshot]:
+        """The map as it is when the window being computed is done; what a node that is not active still holds."""
+        worker = self._worker
+        if worker is not None:
+            return worker.ask_snapshot()
+        answer: Future[Snapshot] = Future()
+        assert self._pipeline is not None
+        answer.set_result(self._scene.snapshot(self._pipeline.points()))
+        return answer
+
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self._is_enabled = request.data
         response.success = True
@@ -266,6 +300,12 @@ class VggtNode(LifecycleNode):
             self._throttle(log.warning, 'sensors', deaf)
         if self._worker is None or self._pipeline is None:
             return
+        self._tf_watch.tick()
+        rivals = self._tf_watch.describe()
+        if rivals:
+            self._throttle(log.warning, 'rivals', rivals)
+        if self._is_time_missing():
+            self._throttle(log.warning, 'no clock', 'use_sim_time is set and no /clock has come')
         config = self._settings.config
         health = Health(
             config=config,
@@ -275,13 +315,19 @@ class VggtNode(LifecycleNode):
             silence=silence,
             deaf=deaf,
             is_needed=self._is_needed(),
-            device=str(getattr(getattr(self._pipeline.predictor, 'network', None), 'device', 'cpu')),
+            device=hardware(self._pipeline.predictor),
+            rivals=rivals,
+            idle_s=time.monotonic() - max(self._last_image_s),
+            rate_hz=self._rate.measure(self._mailbox.received, time.monotonic()),
             moments=self._moments if config.rig.cameras else None,
             rig_fit=getattr(self._pipeline.predictor, 'fit', None),
         )
         array = diagnostics(health, self.get_fully_qualified_name().lstrip('/'))
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
+        if self._worker.tally.gave_up:
+            log.error('out of memory with smaller windows, too: deactivated; lower window_size or input_width')
+            self.trigger_deactivate()
 
     def _correct_odometry(self) -> None:
         if self._outputs is not None and self._worker is not None:
@@ -293,7 +339,7 @@ class VggtNode(LifecycleNode):
         if self._inputs is None or not silent:
             return ''
         said = '; '.join(self._inputs.describe_silence(camera) for camera in silent)
-        if self.get_parameter('use_sim_time').value and self.get_clock().now().nanoseconds == 0:
+        if self._is_time_missing():
             return f'{said}; use_sim_time is set and no /clock has come either'
         return said
 

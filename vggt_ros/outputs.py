@@ -14,6 +14,7 @@ from vggt_ros.core.config import Config
 from vggt_ros.correction import MapToOdom
 from vggt_ros.encode import MessageMaker, Output, standalone_tf_static
 from vggt_ros.messages import ros_messages
+from vggt_ros.tf_watch import SentTransforms
 from vggt_ros.topics import Topic, topics_of
 
 
@@ -42,6 +43,7 @@ class Outputs:
         self._broadcaster = TransformBroadcaster(node)
         self._static_broadcaster = StaticTransformBroadcaster(node)
         self.map_to_odom = MapToOdom(self._sim_time_ns)
+        self.sent = SentTransforms()
         self._announced: set[str] = set()
 
     @property
@@ -62,7 +64,7 @@ class Outputs:
         """Publish messages in the given order."""
         for output in outputs:
             if output.topic == '/tf':
-                self._broadcaster.sendTransform(output.message.transforms)
+                self._send(output.message.transforms)
             else:
                 self._publishers[output.topic].publish(output.message)
 
@@ -74,10 +76,7 @@ class Outputs:
         due = self.map_to_odom.due(frames.tf_tolerance)
         if due is not None:
             stamp_ns, map_from_odom = due
-            transform = MessageMaker(self._messages).transform(
-                stamp_ns, frames.map_frame, frames.odom_frame, map_from_odom
-            )
-            self._broadcaster.sendTransform(transform)
+            self._send([MessageMaker(self._messages).map_to_odom(stamp_ns, frames, map_from_odom)])
 
     def announce_camera(self, config: Config, stamp_ns: int, optical_frame: str) -> None:
         """Static TF robot -> optical frame of a camera without a robot, once per optical frame."""
@@ -92,6 +91,10 @@ class Outputs:
             self._node.destroy_lifecycle_publisher(publisher)
         for broadcaster in (self._broadcaster, self._static_broadcaster):
             self._node.destroy_publisher(broadcaster.pub_tf)
+
+    def _send(self, transforms: list[Any]) -> None:
+        self.sent.add(transforms)  # before they are out, or one might come back unknown
+        self._broadcaster.sendTransform(transforms)
 
     def _sim_time_ns(self) -> int | None:
         if not self._node.get_parameter('use_sim_time').value:

@@ -27,6 +27,9 @@ class Tally:
         image: size and encoding of the last image.
         uncalibrated: there is no usable CameraInfo.
         last_failure: text of the last error.
+        out_of_memory: the GPU's memory ran out, and windows have been halved.
+        gave_up: it ran out again: the node should stop.
+        changed_camera: optical frame of a camera whose published intrinsics or size changed while running.
     """
 
     bad_images: int = 0
@@ -41,6 +44,9 @@ class Tally:
     image: str = ''
     uncalibrated: bool = False
     last_failure: str = ''
+    out_of_memory: bool = False
+    gave_up: bool = False
+    changed_camera: str = ''
 
     def add_times(self, **seconds: float) -> None:
         for stage, more in seconds.items():

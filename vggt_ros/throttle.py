@@ -21,12 +21,12 @@ class Throttle:
         self._lock = threading.Lock()
         self._said: dict[str, tuple[float, int]] = {}  # what -> when said last, how often it came since
 
-    def __call__(self, say: Callable[[str], object], what: str, text: str) -> None:
-        """Pass text to `say` when `what`, the kind of thing, was not said lately."""
+    def __call__(self, say: Callable[[str], object], what: str, text: str, *, once: bool = False) -> None:
+        """Pass text to `say` when `what`, the kind of thing, was not said lately, or with once never before."""
         with self._lock:
             now = self._clock()
             last, count = self._said.get(what, (None, 0))
-            if last is not None and now - last < self._period_s:
+            if last is not None and (once or now - last < self._period_s):
                 self._said[what] = (last, count + 1)
                 return
             self._said[what] = (now, 0)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import queue
 import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +29,7 @@ from vggt_ros.encode import Encoder, Output
 from vggt_ros.mailbox import Letter, Mailbox
 from vggt_ros.moments import Moment
 from vggt_ros.rectify import Rectifiers
+from vggt_ros.scene import Scene, Snapshot
 from vggt_ros.silence import Silence
 from vggt_ros.tally import Tally
 from vggt_ros.throttle import Throttle
@@ -92,6 +95,7 @@ class Worker:
         data_clock: seconds of the time the data lives in: steady, or ROS time under use_sim_time.
         convert: decodes the rarer encodings (decode.decode_image).
         is_rectified: for each camera whether its images are rectified (decode.decode_frame).
+        scene: takes down what goes into the map, for whoever saves it.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Worker:
         data_clock: Callable[[], float] = time.monotonic,
         convert: Callable[[Any], np.ndarray] | None = None,
         is_rectified: tuple[bool, ...] = (False,),
+        scene: Scene | None = None,
     ) -> None:
         self.tally = Tally()
         self.camera_infos = tuple(CameraInfoCache() for _ in is_rectified)
@@ -121,6 +126,8 @@ class Worker:
         self._mounted: set[int] = set()  # cameras of a rig whose mounts are known
         self._was_map_wanted = False
         self._waits_for_calibration = self._config.camera.intrinsics_mode == 'camera_info'
+        self.scene = scene or Scene(pipeline.config)
+        self._snapshots_asked: queue.SimpleQueue[Future[Snapshot]] = queue.SimpleQueue()
         self._reset_asked = threading.Event()
         self._stopping = threading.Event()
         self._abandoned = False
@@ -149,9 +156,36 @@ class Worker:
         self._mailbox.clear()
         self._mailbox.wake()
 
+    def ask_snapshot(self) -> Future[Snapshot]:
+        """The scene as it is when the window being computed is done."""
+        asked: Future[Snapshot] = Future()
+        self._snapshots_asked.put(asked)
+        self._mailbox.wake()
+        if not self.is_alive:  # nobody else touches the map any more
+            self._answer_snapshots()
+        return asked
+
+    def _answer_snapshots(self) -> None:
+        while True:
+            try:
+                asked = self._snapshots_asked.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                asked.set_result(self.scene.snapshot(self._pipeline.points()))
+            except Exception as error:
+                asked.set_exception(error)
+
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._answer_snapshots()
+
+    def _work(self) -> None:
         while not self._stopping.is_set() and self._sink.is_open:
             if self._waits_for_calibration and self._is_calibration_pending():
+                self._answer_snapshots()
                 self._stopping.wait(TICK_S / 5)
                 continue
             letters = self._mailbox.take(TICK_S)
@@ -179,20 +213,35 @@ class Worker:
             return
         self.tally.failures += 1
         self.tally.last_failure = f'{type(error).__name__}: {error}'
+        if is_out_of_memory(error):
+            self._save_memory()
         log.debug('the window failed', exc_info=error)
         self._throttle(log.error, type(error).__name__, f'window dropped: {explain(error)}')
 
+    def _save_memory(self) -> None:
+        """Go on with half the frames in a window, once; where that does not help, give up."""
+        if self.tally.out_of_memory or not self._pipeline.halve_windows():
+            self.tally.gave_up = True
+            return
+        self.tally.out_of_memory = True
+        window = self._pipeline.windows.config
+        self._mailbox.stride = window.stride
+        log.warning('out of memory: going on with windows of %d frames, %d of them new', window.size, window.stride)
+
     def _between_windows(self) -> None:
         """Take over requests and changed settings."""
+        self._answer_snapshots()
         if self._reset_asked.is_set():
             self._reset_asked.clear()
             self._pipeline.reset()
             self._encoder.reset()
+            self.scene.reset()
             self._sink.map_to_odom.reset()
             self._is_mount_known = False
         config = self._settings()
         if config != self._config:
             self._pipeline.reconfigure(config)
+            self._mailbox.stride = self._pipeline.windows.config.stride
             self._encoder.config = self._config = config
 
     def _is_calibration_pending(self) -> bool:
@@ -251,6 +300,8 @@ class Worker:
         )
         self.tally.image = f'{frame.size[1]}x{frame.size[0]} {getattr(message, "encoding", None) or message.format}'
         self.tally.uncalibrated = frame.K is None
+        if 'mono' in self.tally.image or '8UC1' in self.tally.image:
+            self._throttle(log.info, 'grey', 'images are grey: colours of clouds and map are grey as well', once=True)
         if info is not None and not is_rectified and rectifiers is None and is_distorted(info):
             self._throttle(
                 log.warning,
@@ -310,6 +361,7 @@ class Worker:
             return
         config, newest = self._config, update.frames[-1]
         self.tally.seam, self.tally.scale = update.seam, update.scale
+        self.scene.add(update)
         self._count_stages(update)
         latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
         if latency_s > config.stream.max_latency_s:
@@ -328,6 +380,7 @@ class Worker:
         map_from_odom = self._map_from_odom(update, base_from_cam)
         encoding = time.monotonic()
         outputs = self._encoder.encode(update, base_from_cam, wanted)
+        self.tally.changed_camera = self._encoder.changed_camera
         publishing = time.monotonic()
         self._sink.publish([*self._first_correction(map_from_odom, newest.stamp_ns), *outputs])
         if map_from_odom is not None:
@@ -357,20 +410,25 @@ class Worker:
         """map -> odom under the stamp of the first image; all later ones are sent at a steady rate, dated ahead."""
         if map_from_odom is None or self._sink.map_to_odom.serves(stamp_ns):
             return []
-        frames, make = self._config.frames, self._encoder.make
-        transform = make.transform(stamp_ns, frames.map_frame, frames.odom_frame, map_from_odom)
+        make = self._encoder.make
+        transform = make.map_to_odom(stamp_ns, self._config.frames, map_from_odom)
         return [Output('/tf', stamp_ns, make.tf([transform]))]
 
 
 def explain(error: BaseException) -> str:
     """One line about a failure, with the way out where there is one."""
-    if any(type(one).__name__ == 'OutOfMemoryError' for one in _causes(error)):
+    if is_out_of_memory(error):
         if 'torch' in sys.modules:
             sys.modules['torch'].cuda.empty_cache()
         return 'the GPU is out of memory; lower window_size or input_width, or take precision bf16'
     if isinstance(error, VggtRosError):
         return str(error)
     return f'{type(error).__name__}: {error}' if str(error) else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the GPU ran out, however that is wrapped."""
+    return any(type(one).__name__ == 'OutOfMemoryError' for one in _causes(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

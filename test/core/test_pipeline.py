@@ -327,3 +327,29 @@ def test_times_of_every_stage_are_reported():
 def test_frames_of_other_shapes_are_refused():
     with pytest.raises(ValueError, match='uint8 RGB'):
         Frame(1, np.zeros((4, 4), np.uint8), 'camera')
+
+
+def test_the_stride_may_change_while_running():
+    predictor = scene.SimulatedPredictor(scene.walk(20))
+    pipeline = Pipeline(config_of(window_size=6, window_stride=3), predictor)
+    frames = scene.frames_of(predictor.world_from_cams)
+    updates = [pipeline.add_frame(frame) for frame in frames[:9]]
+    pipeline.reconfigure(config_of(window_size=6, window_stride=5))
+    updates += [pipeline.add_frame(frame) for frame in frames[9:]] + [pipeline.flush()]
+    updates = [update for update in updates if update is not None]
+    assert [len(update.frames) for update in updates] == [6, 3, 3, 5, 3]
+    assert_on_truth(updates, pipeline, predictor)
+
+
+def test_halved_windows_go_on_with_the_same_map():
+    predictor = scene.SimulatedPredictor(scene.walk(20))
+    pipeline = Pipeline(config_of(window_size=8, window_stride=4), predictor)
+    frames = scene.frames_of(predictor.world_from_cams)
+    updates = [pipeline.add_frame(frame) for frame in frames[:12]]
+    assert pipeline.halve_windows()
+    updates += [pipeline.add_frame(frame) for frame in frames[12:]] + [pipeline.flush()]
+    updates = [update for update in updates if update is not None]
+    assert [len(update.window_stamps_ns) for update in updates] == [8, 8, 4, 4, 4, 4, 3]
+    assert_on_truth(updates, pipeline, predictor)
+    assert pipeline.halve_windows() is True
+    assert pipeline.halve_windows() is False

@@ -56,3 +56,15 @@ def test_after_a_reset_nothing_is_shared():
     assert buffer.flush() is None
     assert buffer.add(frames[2]) is None
     assert buffer.add(frames[3]).shared == 0
+
+
+def test_other_sizes_hold_from_the_next_window_on():
+    buffer = WindowBuffer(WindowConfig(size=8, stride=2))
+    frames = [Frame(i, np.zeros((1, 1, 3), np.uint8), 'camera') for i in range(20)]
+    (first,) = [window for window in map(buffer.add, frames[:8]) if window is not None]
+    buffer.resize(WindowConfig(size=4, stride=2))
+    windows = [window for window in map(buffer.add, frames[8:14]) if window is not None]
+    stamps = [([frame.stamp_ns for frame in window.frames], window.shared) for window in windows]
+    assert len(first.frames) == 8
+    # Three of the six shared frames stay: with one new frame they fill a window of four.
+    assert stamps == [([5, 6, 7, 8], 3), ([7, 8, 9, 10], 2), ([9, 10, 11, 12], 2)]

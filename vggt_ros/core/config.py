@@ -114,7 +114,7 @@ class WindowConfig(Section):
     prefix: ClassVar[str] = 'window_'
     size: int = setting(8, 'keyframes per model call; memory grows with it', at_least=1, at_most=64)
     stride: int = setting(
-        4, 'new keyframes per model call; the rest overlap and carry the scale', at_least=1, at_most=64
+        4, 'new keyframes per model call; the rest overlap and carry the scale', at_least=1, at_most=64, dynamic=True
     )
 
     def __post_init__(self) -> None:
@@ -290,6 +290,10 @@ class FramesConfig(Section):
     world_frame: str = setting('odom', 'frame of world points, path and map')
     publish_odom_to_base_tf: bool = setting(True, 'publish odom -> base', dynamic=True)
     publish_map_to_odom_tf: bool = setting(False, 'publish map -> odom', dynamic=True)
+    invert_odom_to_base_tf: bool = setting(
+        False, 'publish base -> odom instead of odom -> base, below a robot that has a parent already', dynamic=True
+    )
+    invert_map_to_odom_tf: bool = setting(False, 'publish odom -> map instead of map -> odom', dynamic=True)
     standalone: bool = setting(
         False, 'no TF tree: put the base at the camera, axes after REP 103, and publish that as static TF'
     )
@@ -298,6 +302,16 @@ class FramesConfig(Section):
     tf_tolerance: float = setting(
         0.1, 'seconds that map -> odom is dated ahead, so that it holds until the next', at_least=0, at_most=1
     )
+
+    @property
+    def published_children(self) -> frozenset[str]:
+        """Frames whose parent in TF we publish."""
+        children = set()
+        if self.publish_odom_to_base_tf:
+            children.add(self.odom_frame if self.invert_odom_to_base_tf else self.base_frame)
+        if self.publish_map_to_odom_tf:
+            children.add(self.map_frame if self.invert_map_to_odom_tf else self.odom_frame)
+        return frozenset(children)
 
 
 @dataclass(frozen=True)

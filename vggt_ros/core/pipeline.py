@@ -124,8 +124,19 @@ class Pipeline:
         """Change settings that are dynamic while running; ConfigError names another one."""
         _refuse_static_changes(self.config, config)
         self.keyframes.config = config.keyframe
+        if config.window != self.config.window:
+            self.windows.resize(config.window)
         self.map.reconfigure(config)
         self.config = self.bridge.config = config
+
+    def halve_windows(self) -> bool:
+        """Half as many frames in a window from now on, to save memory; False where there are too few for that."""
+        window = self.windows.config
+        if window.size < 4:  # with two of two frames nothing would be shared
+            return False
+        size = window.size // 2
+        self.windows.resize(dataclasses.replace(window, size=size, stride=min(window.stride, size // 2)))
+        return True
 
     def _is_in_time(self, frame: Frame) -> bool:
         """Whether the stamp follows the last one; a jump back by over a second may reset the map."""

@@ -43,7 +43,7 @@ class WindowBuffer:
     def add(self, frame: Frame) -> Window | None:
         """Take the next keyframe; return a window when it completes one."""
         self._frames.append(frame)
-        return self._emit() if len(self._frames) == self.config.size else None
+        return self._emit() if len(self._frames) >= self.config.size else None
 
     def flush(self) -> Window | None:
         """The frames still waiting, as a last and shorter window; None where none wait."""
@@ -66,6 +66,13 @@ class WindowBuffer:
         self._frames: list[Frame] = []
         self._shared = 0
         self._is_bridge = False
+
+    def resize(self, config: WindowConfig) -> None:
+        """Take other sizes from the next window on; of the frames waiting the newest stay, where there are too many."""
+        self.config = config
+        surplus = max(0, len(self._frames) - (config.size - 1))
+        self._frames = self._frames[surplus:]
+        self._shared = max(0, self._shared - surplus)
 
     def _emit(self) -> Window:
         window = Window(tuple(self._frames), self._shared, self._is_bridge)
