@@ -279,6 +279,23 @@ class MapConfig(Section):
     )
 
 
+SAVE_FORMATS = ('tum', 'ply', 'pcd', 'glb', 'colmap', 'colmap_text')
+
+
+@dataclass(frozen=True)
+class SaveConfig(Section):
+    """What the services ~/save_map and ~/save_trajectory write."""
+
+    prefix: ClassVar[str] = 'save_'
+    directory: str = setting('', 'folder for what is saved, absolute; empty takes ~/.ros/vggt_ros')
+    formats: str = setting('tum ply pcd glb colmap', f'formats of a saved map, of {" ".join(SAVE_FORMATS)}')
+
+    def __post_init__(self) -> None:
+        unknown = [one for one in self.formats.split() if one not in SAVE_FORMATS]
+        if unknown or not self.formats.split():
+            raise ConfigError(f'save_formats must be some of {", ".join(SAVE_FORMATS)}, got {self.formats!r}')
+
+
 @dataclass(frozen=True)
 class FramesConfig(Section):
     """Coordinate frames and TF, after REP 105."""
@@ -363,6 +380,7 @@ class Config:
     alignment: AlignmentConfig = AlignmentConfig()
     cloud: CloudConfig = CloudConfig()
     map: MapConfig = MapConfig()
+    save: SaveConfig = SaveConfig()
     frames: FramesConfig = FramesConfig()
     input: InputConfig = InputConfig()
     rig: RigConfig = RigConfig()

@@ -74,6 +74,7 @@ class Views:
     def reset(self) -> None:
         """Forget all."""
         self._views: dict[int, View] = {}  # by number, rising
+        self._output_from_kept = Sim3.identity()  # all below lies where the map lay when the first view came
         self._next = 0
         self._number = np.zeros(0, np.int64)  # of each row below
         self._place = np.zeros((0, 3))
@@ -86,12 +87,13 @@ class Views:
         return len(self._views)
 
     def __iter__(self) -> Iterator[View]:
-        """In the order of their stamps."""
-        return iter(sorted(self._views.values(), key=lambda view: view.stamp_ns))
+        """In the order of their stamps, where they lie now."""
+        views = sorted(self._views.values(), key=lambda view: view.stamp_ns)
+        return (view.moved(self._output_from_kept) for view in views)
 
     def add(self, frame: PlacedFrame) -> bool:
         """Whether the frame shows something new and is kept."""
-        view = View.of(frame)
+        view = View.of(frame).moved(self._output_from_kept.inverse())
         depth = view.median_depth
         if not math.isfinite(depth):
             return False  # it shows nothing
@@ -106,12 +108,8 @@ class Views:
 
     def move(self, output_from_before: Sim3 | None) -> None:
         """The map was turned, shifted or scaled (Update.output_from_before): the views go along."""
-        if output_from_before is None or not len(self):
-            return
-        self._views = {number: view.moved(output_from_before) for number, view in self._views.items()}
-        self._place = output_from_before.transform_points(self._place)
-        self._axis = self._axis @ output_from_before.R.T
-        self._yard = self._yard * output_from_before.scale
+        if output_from_before is not None:
+            self._output_from_kept = output_from_before @ self._output_from_kept
 
     def _difference(self, place: np.ndarray, axis: np.ndarray, yard: float) -> np.ndarray:
         """[N] from each view: below 1 it shows the same. Shift over what counts as far, and turn likewise."""

@@ -1,0 +1,159 @@
+"""Saved maps are there whole or not at all, where they should be, and say what is wrong where they cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+import trimesh
+from pypcd4 import PointCloud
+from recordings import FRAME_NS, START_NS, placed_frame, read_tum, update_of
+
+from vggt_ros.core.config import SAVE_FORMATS, Config
+from vggt_ros.core.errors import ConfigError, OutputError
+from vggt_ros.core.geometry import Sim3
+from vggt_ros.core.submap import Update
+from vggt_ros.saving import explain, save_directory, write_folder
+from vggt_ros.scene import Scene, scene_files
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file may grow beyond a size: what a full disk looks like to whoever writes (Python ignores SIGXFSZ)."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def scene_of(*updates: Update) -> Scene:
+    scene = Scene(Config())
+    for update in updates:
+        scene.add(update)
+    return scene
+
+
+def cloud(count: int = 500) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.normal(0, 1, (count, 3)).astype(np.float32), rng.integers(0, 256, (count, 3), dtype=np.uint8)
+
+
+def moving(count: int) -> Update:
+    """Frames a metre apart, so that each is a view of its own."""
+    frames = []
+    for i in range(count):
+        pose = np.eye(4)
+        pose[0, 3] = i
+        frames.append(placed_frame(i, map_from_cam=pose))
+    return update_of(*frames)
+
+
+def test_every_format_is_read_by_another_reader(tmp_path: Path):
+    xyz, rgb = cloud()
+    snapshot = scene_of(moving(4)).snapshot((xyz, rgb))
+    folder = write_folder(tmp_path, 'map', scene_files(snapshot, SAVE_FORMATS))
+    assert folder == tmp_path / 'map'
+    np.testing.assert_array_equal(np.asarray(trimesh.load(folder / 'cloud.ply').vertices, np.float32), xyz)
+    np.testing.assert_array_equal(PointCloud.from_path(folder / 'cloud.pcd').numpy(('x', 'y', 'z')), xyz)
+    assert 'cloud' in trimesh.load(folder / 'scene.glb').geometry
+    way = read_tum(folder / 'trajectory_tum.txt')
+    assert list(way) == [START_NS + i * FRAME_NS for i in range(4)]
+    np.testing.assert_allclose([pose[0, 3] for pose in way.values()], range(4))
+    for name in ('colmap', 'colmap_text'):
+        assert len(pycolmap.Reconstruction(folder / name / 'sparse/0').images) == 4
+
+
+def test_only_the_formats_asked_for_are_written(tmp_path: Path):
+    snapshot = scene_of(moving(2)).snapshot(cloud())
+    folder = write_folder(tmp_path, 'map', scene_files(snapshot, ['ply', 'tum']))
+    assert sorted(path.name for path in folder.iterdir()) == ['cloud.ply', 'trajectory_tum.txt']
+
+
+def test_a_scene_that_was_scaled_is_saved_at_its_last_scale():
+    before = moving(2)
+    after = update_of(placed_frame(9, map_from_cam=np.diag([1.0, 1, 1, 1])))
+    after = type(after)(**{**vars(after), 'output_from_before': Sim3(2.0, np.eye(3), np.array([0, 0, 5.0]))})
+    snapshot = scene_of(before, after).snapshot(cloud())
+    np.testing.assert_allclose(snapshot.map_from_cams[:, :3, 3], [[0, 0, 5], [2, 0, 5], [0, 0, 0]])
+    np.testing.assert_allclose([view.map_from_cam[0, 3] for view in snapshot.views], [0, 2, 0])
+    assert snapshot.views[0].median_depth == pytest.approx(2 * snapshot.views[2].median_depth, rel=0.01)
+
+
+def test_a_name_that_is_taken_gets_a_number(tmp_path: Path):
+    files = {'a/b.txt': lambda: b'x'}
+    names = [write_folder(tmp_path, 'map', files).name for _ in range(3)]
+    assert names == ['map', 'map_2', 'map_3']
+    assert (tmp_path / 'map_3/a/b.txt').read_bytes() == b'x'
+
+
+def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path):
+    snapshot = scene_of(moving(3)).snapshot(cloud(5000))
+    with full_disk(20_000), pytest.raises(OutputError, match='the disk is full'):
+        write_folder(tmp_path, 'map', scene_files(snapshot, ['tum', 'ply']))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
+def test_a_folder_that_may_not_be_written_says_so(tmp_path: Path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match='let this user write there'):
+        write_folder(tmp_path, 'map', {'a': lambda: b''})
+
+
+def test_what_a_disk_says_comes_with_the_way_out():
+    assert 'make room' in explain(OSError(errno.ENOSPC, 'x'))
+    assert 'let this user write there' in explain(OSError(errno.EROFS, 'x'))
+    assert explain(OSError(errno.EIO, 'bad disk')) == 'bad disk'
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(OutputError, match=r'cannot make the folder .*file/maps.*set save_directory'):
+        save_directory(str(tmp_path / 'file' / 'maps'))
+
+
+@pytest.mark.parametrize('path', ['maps', './maps', '../maps'])
+def test_a_relative_folder_is_refused(path: str):
+    with pytest.raises(OutputError, match='absolute'):
+        save_directory(path)
+
+
+def test_no_folder_is_that_of_ros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.delenv('ROS_HOME', raising=False)
+    assert save_directory('') == tmp_path / '.ros' / 'vggt_ros'
+    assert save_directory('~/maps') == tmp_path / 'maps'
+    monkeypatch.setenv('ROS_HOME', str(tmp_path / 'elsewhere'))
+    assert save_directory('').is_dir()
+    assert save_directory('') == tmp_path / 'elsewhere' / 'vggt_ros'
+
+
+def test_unknown_formats_are_refused_at_once():
+    with pytest.raises(ConfigError, match=r"some of tum, ply.*'las'"):
+        Config().with_values({'save_formats': 'las'})
+
+
+def test_results_are_as_readable_as_other_files(tmp_path: Path):
+    folder = write_folder(tmp_path, 'map', {'a': lambda: b''})
+    (tmp_path / 'other').mkdir()
+    assert folder.stat().st_mode == (tmp_path / 'other').stat().st_mode
+
+
+def test_a_scene_of_frames_that_show_nothing_still_has_its_way():
+    blind = placed_frame()
+    blind = type(blind)(**{**vars(blind), 'depth': np.full_like(blind.depth, np.nan)})
+    snapshot = scene_of(update_of(blind)).snapshot((np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)))
+    assert not snapshot.is_empty
+    files = scene_files(snapshot, SAVE_FORMATS)
+    assert trimesh.load(io.BytesIO(files['scene.glb']()), file_type='glb').geometry.keys() == {'cameras'}
+    assert Scene(Config()).snapshot((snapshot.xyz, snapshot.rgb)).is_empty
