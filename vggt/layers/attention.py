@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggt.layers.rope import RotaryTable, rotate
+
+# Scores held at a time while attention is done by plain products. They are written, normalised and read again, so they
+# should stay in a core's cache: of 1 to 16 MB this was the fastest (nano, torch 2.13, an EPYC; docs/benchmarks.md).
+SCORES_BYTES = 2 * 2**20
+FEWEST_ROWS = 512  # queries at a time; each product packs its keys anew, which fewer rows do not repay
 
 
 class Attention(nn.Module):
@@ -33,5 +39,38 @@ class Attention(nn.Module):
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         # In a lower precision the norms or the float32 tables widened q and k; all three must enter the kernel alike.
-        mixed = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        mixed = attend(q.to(v.dtype), k.to(v.dtype), v)
         return self.proj(mixed.transpose(1, 2).flatten(-2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v, in the way that is fastest where it runs.
+
+    PyTorch's fused kernel, but for bfloat16 on a CPU: there it has no bfloat16 products, and plain ones take 0.4 of its
+    time (docs/benchmarks.md). Same values but for rounding.
+
+    Args:
+        q: [B, heads, N, D].
+        k, v: [B, heads, M, D], of the type of q.
+
+    Returns:
+        [B, heads, N, D].
+    """
+    if q.device.type != 'cpu' or q.dtype is not torch.bfloat16 or torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v)
+    return _attend_by_products(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).view(q.shape)
+
+
+def _attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As attend, on [M, N, D]: a few heads and queries at a time, so that their scores stay in the cache."""
+    row_bytes = k.shape[1] * k.element_size()
+    rows = min(q.shape[1], max(FEWEST_ROWS, SCORES_BYTES // row_bytes))
+    heads = max(1, SCORES_BYTES // (row_bytes * rows))
+    mixed = torch.empty_like(q, memory_format=torch.contiguous_format)
+    q = q * q.shape[-1] ** -0.5
+    for i in range(0, len(q), heads):
+        keys, values = k[i : i + heads].transpose(1, 2), v[i : i + heads]
+        for j in range(0, q.shape[1], rows):
+            scores = torch.bmm(q[i : i + heads, j : j + rows], keys)
+            mixed[i : i + heads, j : j + rows] = torch.softmax(scores, dim=-1) @ values
+    return mixed
