@@ -74,8 +74,8 @@ $(DONE)/requirements: $(TORCH_REQUIREMENTS) $(REQUIREMENTS) requirements/build.t
 	$(PIP) install --quiet --no-compile $(foreach file,$^,-r $(file))
 	@touch $@
 
-$(DONE)/dev: requirements/dev.txt | $(DONE)/requirements
-	$(PIP) install --quiet -r $<
+$(DONE)/dev: requirements/dev.txt requirements/studio.txt | $(DONE)/requirements
+	$(PIP) install --quiet $(foreach file,$^,-r $(file))
 	@touch $@
 
 $(DONE)/package: setup.py setup.cfg | $(DONE)/requirements

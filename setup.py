@@ -19,7 +19,7 @@ setup(
     package_data={
         # The shipped weights with their cards, and the demo clip: a wheel must run the demo by itself.
         'vggt': ['weights/*', 'weights/*/*', 'py.typed'],
-        'vggt_ros': ['data/*/*', 'data/*/*/*', 'templates/*', 'py.typed'],
+        'vggt_ros': ['data/*/*', 'data/*/*/*', 'templates/*', 'studio/*.css', 'py.typed'],
     },
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
@@ -50,5 +50,6 @@ setup(
         'tqdm',
         'trimesh',
     ],
+    extras_require={'studio': ['gradio', 'viser']},  # the web page and the live view
     zip_safe=False,
 )

@@ -1,0 +1,97 @@
+"""Sessions: a folder for each visitor, named by a secret that only the visitor's browser has."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from vggt_ros.core.errors import SourceError
+from vggt_ros.exports import write_atomically
+
+TOKEN = re.compile(r'[A-Za-z0-9_-]{43}')  # secrets.token_urlsafe(32): 256 bits, not to be guessed
+UPLOAD = re.compile(r'upload_[0-9a-f]{16}')
+
+
+class Sessions:
+    """The folders of all visitors under one root, which only this user of the machine may enter.
+
+    Args:
+        root: folder to use; made where it is not there.
+        keep_s: seconds after the last use when a session is removed.
+    """
+
+    def __init__(self, root: Path, keep_s: float) -> None:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.root, self.keep_s = root.resolve(), keep_s
+
+    @staticmethod
+    def new_token() -> str:
+        return secrets.token_urlsafe(32)
+
+    def open(self, token: str) -> Session:
+        """The session of a token, made at its first use.
+
+        Raises:
+            SourceError: no such token can be ours.
+        """
+        if not TOKEN.fullmatch(token):
+            raise SourceError('this browser has no session: allow cookies of this page, and load it again')
+        folder = self.root / token
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.touch()
+        return Session(folder)
+
+    def owns(self, token: str, path: Path) -> bool:
+        """Whether a file may be given to the visitor with this token: one of its own, and not an original upload."""
+        if not TOKEN.fullmatch(token):
+            return False
+        folder = self.root / token
+        inside = path.resolve()
+        return inside.is_relative_to(folder) and 'source' not in inside.relative_to(folder).parts
+
+    def sweep(self) -> int:
+        """Remove the sessions that were not used for keep_s; returns how many."""
+        old = [one for one in self.root.iterdir() if one.is_dir() and time.time() - one.stat().st_mtime > self.keep_s]
+        for folder in old:
+            shutil.rmtree(folder, ignore_errors=True)
+        return len(old)
+
+
+class Session:
+    """One visitor: its uploads, each in a folder of its own, and which of them it looks at."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the page shows again after it is loaded anew; empty at first."""
+        try:
+            return dict(json.loads((self.folder / 'state.json').read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def remember(self, **changes: Any) -> None:
+        """Change the state."""
+        write_atomically(self.folder / 'state.json', json.dumps({**self.state, **changes}).encode())
+
+    def new_upload(self) -> Path:
+        """An empty folder for an upload; the one before is removed, so that a visitor holds one at a time."""
+        before = self.upload
+        folder = self.folder / f'upload_{secrets.token_hex(8)}'
+        (folder / 'source').mkdir(parents=True, mode=0o700)
+        if before is not None:
+            shutil.rmtree(before, ignore_errors=True)
+        return folder
+
+    @property
+    def upload(self) -> Path | None:
+        """Folder of the upload that the visitor looks at."""
+        name = self.state.get('upload', '')
+        folder = self.folder / name
+        return folder if UPLOAD.fullmatch(name) and folder.is_dir() else None
