@@ -152,7 +152,7 @@ class SimulatedNetwork:
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         indices = (images.mean(dim=(1, 2, 3)) * 255).round()
         self.encoded += [int(index) for index in indices]
-        return indices[:, None, None].expand(-1, 6, 2)
+        return indices[:, None, None].expand(-1, HEIGHT * WIDTH // 16, 2)
 
     def predict(self, patch_tokens: torch.Tensor, image_size: tuple[int, int], frames: list[int]) -> VGGTOutput:
         poses = self.world_from_cams[patch_tokens[:, 0, 0].long().numpy()]

@@ -56,6 +56,21 @@ class Matches:
         return math.exp(np.median([weighted_median(self.log_ratio[one], self.weight[one]) for one in of_frame]))
 
 
+@dataclass(frozen=True, eq=False)
+class Join:
+    """How one window lies in another by the frames that both hold.
+
+    Args:
+        before_from_window: the similarity.
+        seam: how well it fits, lengths in units of the window before; REFUSED or DEGENERATE where it does not.
+        matches: the points that were compared.
+    """
+
+    before_from_window: Sim3
+    seam: Seam
+    matches: Matches
+
+
 def align(prediction: Prediction, latest: Submap | None, config: AlignmentConfig, map_from_first: Sim3) -> Placement:
     """Place a window in the map.
 
@@ -74,11 +89,21 @@ def align(prediction: Prediction, latest: Submap | None, config: AlignmentConfig
     """
     if latest is None:
         return Placement(map_from_first, Seam(SeamStatus.FIRST if prediction.is_posed.any() else SeamStatus.HELD))
-    before = latest.prediction
+    found = join(latest.prediction, prediction, config)
+    if found is None:
+        pairs = shared_frames(latest.prediction, prediction)
+        return Placement(_hold(prediction, latest, pairs), Seam(SeamStatus.HELD, shared_frames=len(pairs)))
+    map_from_before = latest.placement.map_from_window
+    seam = dataclasses.replace(found.seam, residual=map_from_before.scale * found.seam.residual)
+    return Placement(map_from_before @ found.before_from_window, seam)
+
+
+def join(before: Prediction, prediction: Prediction, config: AlignmentConfig) -> Join | None:
+    """How a window lies in another; None where they share no depth of a frame with a pose."""
     pairs = shared_frames(before, prediction)
     matches = sample_matches(before, prediction, pairs[: config.max_frames], config.max_points)
     if len(matches) == 0:
-        return Placement(_hold(prediction, latest, pairs), Seam(SeamStatus.HELD, shared_frames=len(pairs)))
+        return None
     scale = matches.median_scale()
     before_from_window = fit_cameras(before, prediction, pairs, scale, NOISE_SHIFT * float(np.median(matches.depth)))
     seam = _judge(before, prediction, pairs, matches, before_from_window)
@@ -86,9 +111,7 @@ def align(prediction: Prediction, latest: Submap | None, config: AlignmentConfig
         seam = dataclasses.replace(seam, status=SeamStatus.DEGENERATE)
     elif seam.inlier_ratio < config.min_inlier_ratio:
         seam = dataclasses.replace(seam, status=SeamStatus.REFUSED)
-    map_from_before = latest.placement.map_from_window
-    seam = dataclasses.replace(seam, residual=map_from_before.scale * seam.residual)
-    return Placement(map_from_before @ before_from_window, seam)
+    return Join(before_from_window, seam, matches)
 
 
 def shared_frames(before: Prediction, prediction: Prediction) -> list[tuple[int, int]]:

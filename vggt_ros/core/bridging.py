@@ -48,10 +48,13 @@ class Bridge:
         config: all settings; alignment is read here.
         map: what windows are placed in.
         windows: told which frames to go on with after a window that was refused.
+        withdrawn: called with the number of a window that was outvoted.
     """
 
-    def __init__(self, config: Config, map: Map, windows: WindowBuffer) -> None:
-        self.config, self._map, self._windows = config, map, windows
+    def __init__(
+        self, config: Config, map: Map, windows: WindowBuffer, withdrawn: Callable[[int], None] = lambda index: None
+    ) -> None:
+        self.config, self._map, self._windows, self._withdrawn = config, map, windows, withdrawn
         self.reset()
 
     def reset(self) -> None:
@@ -106,6 +109,7 @@ class Bridge:
             return self._trust(_with_status(placed, SeamStatus.DEGENERATE, refused=len(answers)))
         log.warning('the window that the map began with was outvoted by the next: it leaves the map')
         self._map.withdraw_latest()
+        self._withdrawn(base.index)
         return self._trust(_with_status(placed, SeamStatus.HELD, refused=len(answers)))
 
     def _in_place_of(self, base: Submap, placement: Placement) -> Placement:

@@ -279,6 +279,35 @@ class MapConfig(Section):
     )
 
 
+@dataclass(frozen=True)
+class LoopConfig(Section):
+    """When the camera counts as back at a place, and what that must rest on."""
+
+    prefix: ClassVar[str] = 'loop_'
+    closure: bool = setting(True, 'recognise places and close loops: one more pass of the network for each looked at')
+    min_gap: int = setting(24, 'keyframes between two visits that count as a loop', at_least=2)
+    min_similarity: float = setting(
+        0.4, 'how alike places must look to be compared by the network, -1 to 1', at_least=-1, at_most=1
+    )
+    min_inlier_ratio: float = setting(
+        0.5, 'share of points on which the network, seeing both visits, must agree with each', at_least=0, at_most=1
+    )
+    min_overlap: float = setting(
+        0.4, 'share of the points of one visit that the other must see', at_least=0, at_most=1
+    )
+    min_agreement: float = setting(
+        0.5, 'share of those that must lie where the other sees them', at_least=0, at_most=1
+    )
+    min_correlation: float = setting(
+        0.2, 'of the grey of those points in both visits, -1 to 1', at_least=-1, at_most=1
+    )
+    min_shared_view: float = setting(
+        0.45, 'share of patches that both visits must show, all shifted alike', at_least=0, at_most=1
+    )
+    max_places: int = setting(1000, 'places remembered, each 40 to 400 kB; of two alike one goes', at_least=1)
+    max_windows: int = setting(10000, 'windows of the pose graph, 2 kB each; older ones stay in place', at_least=2)
+
+
 SAVE_FORMATS = ('tum', 'ply', 'pcd', 'glb', 'colmap', 'colmap_text')
 
 
@@ -381,6 +410,7 @@ class Config:
     cloud: CloudConfig = CloudConfig()
     map: MapConfig = MapConfig()
     save: SaveConfig = SaveConfig()
+    loop: LoopConfig = LoopConfig()
     frames: FramesConfig = FramesConfig()
     input: InputConfig = InputConfig()
     rig: RigConfig = RigConfig()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vggt_ros.core.geometry import cross_matrix, rotation_angle
+from vggt_ros.core.geometry import Sim3, cross_matrix, rotation_angle
 from vggt_ros.core.placement import SeamStatus
 from vggt_ros.core.prediction import Prediction
 
@@ -250,6 +250,36 @@ class Uncertainty:
             self._last, seam = here, np.zeros((7, 7))
         self._drift = drift if self._seams < SETTLED else drift.settled(self.noise)
         return answers
+
+    def joint_deviations(self, submap: Submap) -> np.ndarray | None:
+        """[7] of the joint of a window just placed: shift (map units), turn, log of the scale; None of a first one."""
+        status = submap.placement.seam.status
+        depth = _median_depth(submap.prediction) * submap.placement.map_from_window.scale
+        if self._drift is None or status is SeamStatus.FIRST:
+            return None
+        if self._drift.joint is None or status is SeamStatus.HELD:
+            covariance = held(depth)
+        elif status is SeamStatus.DEGENERATE:
+            covariance = doubted(depth)
+        else:
+            covariance = self._of_noise(self._drift.joint.of_noise())
+        return np.sqrt(np.diag(covariance))
+
+    def move(self, new_from_old: Sim3) -> None:
+        """The map has been corrected, and the last window has moved in it; what is known of its errors goes with it."""
+        if self._last is not None:
+            self._last = new_from_old.transform_points(self._last)
+        if self._drift is None:
+            return
+        turn = np.eye(7)
+        turn[:3, :3], turn[3:6, 3:6] = new_from_old.scale * new_from_old.R, new_from_old.R
+        self._drift = replace(
+            self._drift,
+            place=new_from_old.transform_points(self._drift.place),
+            fixed=turn @ self._drift.fixed @ turn.T,
+            of_noise=turn @ self._drift.of_noise @ turn.T,
+            joint=None,  # its lengths were those of the map before
+        )
 
     def _join(
         self, submap: Submap, before: Submap | None, map_from_cams: np.ndarray, extent: float

@@ -103,6 +103,12 @@ class Metres:
             output_from_before=None if before in (None, output_from_map) else output_from_map @ before.inverse(),
         )
 
+    def correct(self, old_map_from_cam: np.ndarray, new_map_from_cam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The map was corrected: both poses of the camera published last, in output units."""
+        self._pivot = new_map_from_cam[:3, 3]
+        place = self.output_from_map.transform_pose
+        return place(old_map_from_cam), place(new_map_from_cam)
+
     def points(self, points: np.ndarray) -> np.ndarray:
         """[N, 3] points of the map in output units, in their own type."""
         scale, shift = self.output_from_map.scale, self.output_from_map.t

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vggt_ros.core.back_end import BackEnd, Correction
 from vggt_ros.core.bridging import Bridge
 from vggt_ros.core.config import Config, settings
 from vggt_ros.core.errors import ConfigError
@@ -17,7 +18,9 @@ from vggt_ros.core.evidence import Evidence
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.gravity import level_map
 from vggt_ros.core.keyframe import KeyframeGate
+from vggt_ros.core.loop_report import LoopReport
 from vggt_ros.core.metres import Metres
+from vggt_ros.core.odometry_frame import OdometryFrame
 from vggt_ros.core.placement import Seam, SeamStatus
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import Predictor
@@ -45,6 +48,7 @@ class Statistics:
         held, degenerate: windows whose place the points could not tell (SeamStatus).
         refused: answers of the network that were not believed, because their points disagreed with the map.
         bridged: windows placed by another answer after one was refused.
+        loops, loops_rejected: pairs of places looked at closely, and closed or not.
         failures: windows that the network failed on; frames that the next window holds too get another chance.
     """
 
@@ -59,6 +63,8 @@ class Statistics:
     degenerate: int = 0
     refused: int = 0
     bridged: int = 0
+    loops: int = 0
+    loops_rejected: int = 0
     failures: int = 0
 
 
@@ -82,7 +88,10 @@ class Pipeline:
         self.predictor = predictor
         self.map = Map(config)
         self.metres = Metres(config.scale, self.evidence)
-        self.bridge = Bridge(config, self.map, self.windows)
+        self.back_end = BackEnd(config, self.map, lambda window: predictor.predict_apart(window))
+        self.bridge = Bridge(config, self.map, self.windows, self.back_end.withdraw)
+        self.odometry = OdometryFrame()
+        self._correction: Correction | None = None
         self.statistics = Statistics()
         self._last: Frame | None = None
 
@@ -113,7 +122,19 @@ class Pipeline:
         self.map.reset()
         self.metres.reset()
         self.bridge.reset()
+        self.back_end.reset()
+        self.odometry.reset()
+        self._correction = None
         self._last = None
+
+    def finish(self) -> None:
+        """Wait for what is still being solved, and move the map by it: at the end of a recording."""
+        self._take_over(all_of_it=True)
+
+    def trajectory(self) -> tuple[np.ndarray, np.ndarray]:
+        """Stamps [N] and poses map_from_cam [N, 4, 4] of all frames remembered, as known now, in output units."""
+        stamps, poses = self.map.trail.poses()
+        return stamps, self.metres.output_from_map.transform_pose(poses)
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
         """The cloud so far, in the unit of the updates: [N, 3] float32 in the map and [N, 3] uint8 RGB."""
@@ -180,9 +201,9 @@ class Pipeline:
         return f'no frame for {gap_s:.3f} s' if 0 < max_gap_s < gap_s else None
 
     def _process(self, window: Window) -> Update:
-        clock, predict = _StageClock(), self.predictor.predict
+        clock = _StageClock()
         try:
-            placed = self.bridge.place(window, lambda frames: self._level(clock.network(predict, frames)))
+            placed = self.bridge.place(window, lambda frames: self._answer(clock, frames))
         except Exception:
             self.statistics.failures += 1
             self.windows.retract(window)
@@ -191,12 +212,44 @@ class Pipeline:
         self.map.rescale(self.metres.factor)
         clock.stop('align_s')
         update = self.map.insert(Submap(placed.prediction, placement, placed.window.shared))
+        clock.stop('map_s')
+        loop = self.back_end.add(self.map.submaps[-1])
+        clock.stop('loop_s')
         if self.config.camera.output_resolution == 'input':
             update = _at_source_resolution(update, placed.window, placed.prediction)
-        update = self.metres.convert(update)
+        update = self._report(self.metres.convert(update), loop)
         clock.stop('map_s')
         self._count(placed.placement.seam)
         return dataclasses.replace(update, times=clock.times)
+
+    def _answer(self, clock: _StageClock, window: Window) -> Prediction:
+        """What the network says; and what was solved beside it moves the map before the window is placed."""
+        prediction = clock.network(self.predictor.predict, window)
+        self._take_over()
+        clock.stop('loop_s')
+        return self._level(prediction)
+
+    def _take_over(self, *, all_of_it: bool = False) -> None:
+        correction = self.back_end.take_over(all_of_it=all_of_it)
+        if correction is not None:
+            self.odometry.correct(*self.metres.correct(correction.old_map_from_cam, correction.new_map_from_cam))
+            self._correction = correction
+
+    def _report(self, update: Update, loop: LoopReport | None) -> Update:
+        """With what the back end did: the loop looked at, and the way so far where it moved."""
+        moved_path = None
+        if self._correction is not None:
+            output_from_map, last = self.metres.output_from_map, self._correction.last_stamp_ns
+            moved_path = {
+                stamp: output_from_map.transform_pose(pose) for stamp, pose in self.map.path if stamp <= last
+            }
+            self._correction = None
+        if loop is not None:
+            self.statistics.loops += loop.is_closed
+            self.statistics.loops_rejected += not loop.is_closed
+        return dataclasses.replace(
+            update, map_from_odom=self.odometry.map_from_odom, moved_path=moved_path, loop=loop
+        )
 
     def _level(self, prediction: Prediction) -> Prediction:
         """Turn a map that begins level, where an IMU tells how."""

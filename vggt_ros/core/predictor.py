@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +22,7 @@ from vggt_ros.core.errors import ConfigError, PredictionError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.prediction import Prediction
+from vggt_ros.core.retrieval import describe
 from vggt_ros.core.rig import Rig, RigFit, all_views, split_cameras
 from vggt_ros.core.window import Window
 
@@ -32,6 +34,9 @@ class Predictor(Protocol):
 
     def predict(self, window: Window) -> Prediction:
         """Depth and cameras of a window; PredictionError where that fails."""
+
+    def predict_apart(self, window: Window) -> Prediction:
+        """The same for frames that are no part of the stream: on the network's grid already, with the K to use."""
 
     def reset(self) -> None:
         """Forget what was kept of earlier windows."""
@@ -51,11 +56,13 @@ class Encoded:
         image: its pixels.
         tokens: [P, C] its patches.
         seen: [h, w] bool, where it shows the scene; None: everywhere.
+        descriptor: [D] what it looks like as a whole; None where loop closure is off.
     """
 
     image: ModelImage
     tokens: torch.Tensor
     seen: np.ndarray | None
+    descriptor: np.ndarray | None = None
 
 
 class VggtPredictor:
@@ -84,6 +91,7 @@ class VggtPredictor:
         """Forget encoded frames and the locked intrinsics."""
         self._encoded: dict[tuple[int, int], Encoded] = {}  # by Frame.key, of the last window
         self._locked: dict[int, tuple[ImageTransform, np.ndarray]] = {}  # by camera
+        self._is_apart = False
 
     def predict(self, window: Window) -> Prediction:
         """Depth and cameras of a window.
@@ -99,6 +107,19 @@ class VggtPredictor:
             raise PredictionError(f'the GPU is out of memory: {error}; lower window_size or input_width') from error
         except (VGGTError, RuntimeError) as error:
             raise PredictionError(f'the network failed on a window of {len(window.frames)} frames: {error}') from error
+
+    def predict_apart(self, window: Window) -> Prediction:
+        """Depth and cameras of frames on the network's grid; the stream goes on as if nothing had been asked."""
+        kept, self._encoded, self._is_apart = self._encoded, {}, True
+        try:
+            prediction = self.predict(window)
+            tokens = _numpy(torch.stack([self._encoded[frame.key].tokens for frame in window.frames]))
+        finally:
+            self._encoded, self._is_apart = kept, False
+        height, width = prediction.depth.shape[1:]
+        patch = self.network.config.patch_size
+        patches = tokens.reshape(len(tokens), height // patch, width // patch, -1)
+        return dataclasses.replace(prediction, patches=patches)
 
     def _predict(self, window: Window) -> Prediction:
         start = time.perf_counter()
@@ -135,11 +156,16 @@ class VggtPredictor:
             transform=transform,
             prepare_s=prepare_s,
         )
-        return split_cameras(prediction, frames, rows)
+        prediction = split_cameras(prediction, frames, rows)
+        described = [self._encoded[frame.key].descriptor for frame in window.frames]
+        known = [one for one in described if one is not None]
+        return dataclasses.replace(prediction, descriptors=np.stack(known)) if known else prediction
 
     def _resize(self, frame: Frame) -> ModelImage:
         height, width = frame.size
         network = self.network.config
+        if self._is_apart:
+            return resize_keeping_aspect(frame.image, width, network.patch_size)
         fitting = fitting_width(height, width, network.image_size, network.patch_size)
         return resize_keeping_aspect(frame.image, self.config.model.input_width or fitting, network.patch_size)
 
@@ -149,13 +175,22 @@ class VggtPredictor:
         if resized:
             tokens = self.network.encode(stack_window(list(resized.values())))
             for (key, image), row in zip(resized.items(), tokens, strict=True):
-                self._encoded[key] = Encoded(image, row, seen[key])
+                self._encoded[key] = Encoded(image, row, seen[key], self._describe(image, row))
+
+    def _describe(self, image: ModelImage, tokens: torch.Tensor) -> np.ndarray | None:
+        if not self.config.loop.closure:
+            return None
+        height, width = image.transform.model_size
+        patch = self.network.config.patch_size
+        return describe(_numpy(tokens)[None], (height // patch, width // patch))[0]
 
     def _intrinsics(self, frames: list[Frame], K_network: np.ndarray, transform: ImageTransform) -> np.ndarray:
         """[S, 3, 3] to unproject with, after intrinsics_mode; NaN where there is none."""
         mode = self.config.camera.intrinsics_mode
         if mode == 'per_window':
             return K_network
+        if self._is_apart:
+            return np.stack([transform.K_to_model(frame.K) for frame in frames if frame.K is not None])
         cameras = np.array([frame.camera for frame in frames])
         locked = {c: self._locked_intrinsics(c, K_network[cameras == c], transform) for c in set(cameras.tolist())}
         calibrated = [frame.K if mode == 'camera_info' else None for frame in frames]
@@ -279,6 +314,10 @@ class RigPredictor:
         prediction, self.fit = self.rig.hold(prediction)
         return prediction
 
+    def predict_apart(self, window: Window) -> Prediction:
+        """Frames of the reference alone: nothing to hold."""
+        return self.predictor.predict_apart(window)
+
     def reset(self) -> None:
         """Forget what was kept of earlier windows; the mounts stay."""
         self.predictor.reset()
@@ -304,6 +343,10 @@ class FakePredictor:
 
     def reset(self) -> None:
         """Nothing is kept."""
+
+    def predict_apart(self, window: Window) -> Prediction:
+        """Never asked for: what is no network knows no places."""
+        return self.predict(window)
 
     def predict(self, window: Window) -> Prediction:
         """The wall as seen from each frame of the window."""

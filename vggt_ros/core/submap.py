@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,9 +12,11 @@ import numpy as np
 from vggt_ros.core.config import CloudConfig, Config
 from vggt_ros.core.covariance import LOST, FrameCovariance, Uncertainty
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, move_points, unproject_pixels
+from vggt_ros.core.loop_report import LoopReport
 from vggt_ros.core.placement import Placement, Seam, SeamStatus
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.scale_report import ScaleReport
+from vggt_ros.core.trail import Trail
 from vggt_ros.core.voxels import VoxelMap
 
 __all__ = ['Map', 'PlacedFrame', 'Placement', 'Seam', 'SeamStatus', 'StageTimes', 'Submap', 'Update', 'validity']
@@ -30,11 +33,13 @@ class Submap:
         prediction: what the network said.
         placement: map_from_window and its seam.
         shared: how many of its frames, from the front, an earlier submap holds too.
+        index: number of the window in the map, from 0; -1 before it is inserted.
     """
 
     prediction: Prediction
     placement: Placement
     shared: int = 0
+    index: int = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +80,7 @@ class StageTimes:
     network_s: float = 0.0
     align_s: float = 0.0
     map_s: float = 0.0
+    loop_s: float = 0.0  # recognise places and look closely at them, wait for the graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +96,9 @@ class Update:
         metric: whether lengths are metres.
         times: seconds by stage.
         scale: how far metres are known.
+        map_from_odom: [4, 4] rigid; where our own odometry lies in the map, output units.
+        moved_path: where the poses published before lie since a loop was closed, by stamp; None where they stay.
+        loop: a pair of places that was looked at closely; None in most windows.
         output_from_before: where everything published before lies now that the scale has changed; None where it stays.
     """
 
@@ -103,6 +112,9 @@ class Update:
     times: StageTimes = field(default_factory=StageTimes)
     scale: ScaleReport = field(default_factory=ScaleReport)
     output_from_before: Sim3 | None = None
+    map_from_odom: np.ndarray = field(default_factory=lambda: np.eye(4))
+    moved_path: dict[int, np.ndarray] | None = None
+    loop: LoopReport | None = None
 
 
 class Map:
@@ -117,13 +129,12 @@ class Map:
     def reset(self) -> None:
         """Forget everything; the next window starts a new map at map_from_first_camera."""
         self.submaps: deque[Submap] = deque(maxlen=self.config.map.map_max_submaps)
-        self.path: deque[tuple[int, np.ndarray]] = deque(maxlen=self.config.map.path_max_size)  # stamp, map_from_cam
+        self.trail = Trail(self.config.loop.max_windows)
         self.latest: Submap | None = None  # the last with a pose: what the next window is placed on
         self.metres_per_unit = self.config.scale.factor  # settings are in metres, the map is not
         self.levelling = np.eye(4)  # turn of the whole map that brings measured up to its z
-        self._voxels = self._new_voxels()
+        self.voxels = self._new_voxels()
         self._windows = 0
-        self._latest_index = 0  # number of the window of latest
         self._map_from_cam: np.ndarray | None = None  # of the newest frame with a pose
         self._uncertainty = Uncertainty(self.config.alignment.max_frames)
 
@@ -153,6 +164,7 @@ class Map:
         Where the network gave no pose, a frame stays at the last one known, with the covariance of a lost camera; its
         depth is unknown.
         """
+        submap = dataclasses.replace(submap, index=self._windows)
         prediction, seam = submap.prediction, submap.placement.seam
         map_from_cams = self._map_from_cams(submap)
         covariances = self._covariances(submap, map_from_cams)
@@ -164,30 +176,81 @@ class Map:
         )
         frames = _with_views(frames, submap, self.config.cloud, metres_per_window_unit)
         for frame in frames:
-            self.path.append((frame.stamp_ns, frame.map_from_cam))
-            self._voxels.insert(*self._points(frame), self._windows)
+            self.voxels.insert(*self._points(frame), submap.index)
+        self._remember_way(submap, map_from_cams)
         update = Update(
             frames=frames,
             window_stamps_ns=prediction.stamps_ns,
             map_from_window_cams=map_from_cams,
             map_from_window=submap.placement.map_from_window,
             seam=seam,
-            index=self._windows,
+            index=submap.index,
             metric=False,
         )
         self._windows += 1
         self.submaps.append(submap)
         if prediction.is_posed.any():
-            self.latest, self._latest_index = submap, update.index
+            self.latest = submap
         return update
+
+    @property
+    def path(self) -> list[tuple[int, np.ndarray]]:
+        """Stamps and poses map_from_cam of the last frames, as far as they are known now."""
+        stamps, poses = self.trail.poses(self.config.map.path_max_size)
+        return list(zip(stamps.tolist(), poses, strict=True))
+
+    def joint_deviations(self) -> np.ndarray | None:
+        """[7] how far the joint of the window inserted last may be off: see Uncertainty."""
+        return self._uncertainty.joint_deviations(self.submaps[-1])
+
+    def move(self, map_from_windows: Mapping[int, Sim3]) -> dict[int, Sim3]:
+        """Put windows elsewhere, as a solved graph has them: the way and the next seam with them; not yet the points.
+
+        Returns:
+            How each window moved, new_from_old in the map.
+        """
+        moves = {
+            index: map_from_windows[index] @ old.inverse()
+            for index, old in self.trail.map_from_windows.items()
+            if index in map_from_windows
+        }
+        self.trail.move(map_from_windows)
+        self.submaps = deque((_moved(one, map_from_windows) for one in self.submaps), maxlen=self.submaps.maxlen)
+        if self.latest is not None and self.latest.index in moves:
+            new_from_old = moves[self.latest.index]
+            self.latest = _moved(self.latest, map_from_windows)
+            self._uncertainty.move(new_from_old)
+            if self._map_from_cam is not None:
+                self._map_from_cam = new_from_old.transform_pose(self._map_from_cam)
+        return moves
+
+    def take_points(self, moved: VoxelMap, since: int) -> None:
+        """Go on with a cloud that was moved beside the stream, and the points that came after point number `since`."""
+        moved.insert(*self.voxels.points_since(since))
+        self.voxels = moved
+        self.rescale(self.metres_per_unit)
+
+    def _remember_way(self, submap: Submap, map_from_cams: np.ndarray) -> None:
+        is_known = submap.prediction.is_posed
+        fixed_to = submap if is_known.any() or self.latest is None else self.latest  # what is held moves with that
+        self.trail.add(
+            fixed_to.index,
+            fixed_to.placement.map_from_window,
+            submap.prediction.stamps_ns,
+            map_from_cams,
+            is_known,
+            submap.shared,
+        )
 
     def withdraw_latest(self) -> None:
         """Take back the window that the next was to be placed on: it was outvoted, and its points leave the cloud."""
-        self._voxels = self._voxels.without(self._latest_index)
+        if self.latest is not None:
+            self.voxels = self.voxels.without(self.latest.index)
+            self.trail.doubt(self.latest.index)
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
         """The cloud so far, one point a voxel, the oldest first: [N, 3] float32 in the map and [N, 3] uint8 RGB."""
-        return self._voxels.points()
+        return self.voxels.points()
 
     def reconfigure(self, config: Config) -> None:
         """Take settings that may change while running; a new voxel size thins what is there."""
@@ -198,7 +261,7 @@ class Map:
     def rescale(self, metres_per_unit: float) -> None:
         """Take over how long a unit of the map is; where it was another by far, the cloud is thinned to that."""
         self.metres_per_unit = metres_per_unit
-        if abs(self._voxels.voxel_size / self._voxel_size - 1) > VOXEL_SLACK:
+        if abs(self.voxels.voxel_size / self._voxel_size - 1) > VOXEL_SLACK:
             self._sort_anew()
 
     @property
@@ -210,8 +273,8 @@ class Map:
         return VoxelMap(self._voxel_size, self.config.map.map_max_points)
 
     def _sort_anew(self) -> None:
-        before, self._voxels = self._voxels, self._new_voxels()
-        self._voxels.insert(*before.points(), before.owners())
+        before, self.voxels = self.voxels, self._new_voxels()
+        self.voxels.insert(*before.points(), before.owners())
 
     def _map_from_cams(self, submap: Submap) -> np.ndarray:
         """[S, 4, 4] poses of the window's cameras in the map, always finite."""
@@ -262,6 +325,13 @@ class Map:
         v, u = np.nonzero(_needed(depth, self._voxel_size * frame.K[0, 0] / stride))
         points = unproject_pixels(u, v, depth[v, u], frame.K / [[stride], [stride], [1.0]])
         return move_points(frame.map_from_cam, points), image[v, u]
+
+
+def _moved(submap: Submap, map_from_windows: Mapping[int, Sim3]) -> Submap:
+    if submap.index not in map_from_windows:
+        return submap
+    placement = dataclasses.replace(submap.placement, map_from_window=map_from_windows[submap.index])
+    return dataclasses.replace(submap, placement=placement)
 
 
 def validity(prediction: Prediction, scale: float, config: CloudConfig, start: int = 0) -> np.ndarray:

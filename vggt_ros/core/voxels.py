@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -67,6 +67,16 @@ class VoxelMap:
         """[N] int32 submaps that the points belong to, in the order of points()."""
         return self._owner[self._slots()]
 
+    @property
+    def count(self) -> int:
+        """Points that ever came in; the newest has this number."""
+        return self._count
+
+    def points_since(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Points numbered above `count`, as insert takes them: places, colours, owners."""
+        slots = np.arange(max(count, self._count - len(self)), self._count) % self.max_points
+        return self._xyz[slots], self._rgb[slots], self._owner[slots]
+
     def without(self, owner: int) -> VoxelMap:
         """A copy that lacks the points of one submap."""
         (xyz, rgb), owners = self.points(), self.owners()
@@ -75,13 +85,22 @@ class VoxelMap:
         copy.insert(xyz[kept], rgb[kept], owners[kept])
         return copy
 
+    def snapshot(self) -> Callable[[Mapping[int, Sim3]], VoxelMap]:
+        """What moved() does, on the points as they are now; it may be called on another thread."""
+        points = (*self.points(), self.owners())
+        return lambda new_from_old: self._moved(*points, new_from_old)
+
     def moved(self, new_from_old: Mapping[int, Sim3]) -> VoxelMap:
         """A copy in which the points have moved with their submaps; where voxels fall together, the older point stays.
 
         Args:
             new_from_old: how each submap moves in the map; points of others stay.
         """
-        (xyz, rgb), owners = self.points(), self.owners()
+        return self.snapshot()(new_from_old)
+
+    def _moved(
+        self, xyz: np.ndarray, rgb: np.ndarray, owners: np.ndarray, new_from_old: Mapping[int, Sim3]
+    ) -> VoxelMap:
         order = np.argsort(owners, kind='stable')
         starts = np.searchsorted(owners, np.arange(owners.max(initial=-1) + 2), sorter=order)
         for owner, transform in new_from_old.items():

@@ -1,0 +1,213 @@
+"""BackEnd: the pose graph beside the stream. Loops are looked for window by window; what they change comes later.
+
+Solving and moving the cloud run on a thread of their own. What they find is taken over at windows that are fixed
+beforehand, not when the thread happens to be done, so that the same frames give the same updates on every machine; the
+stream waits only where the thread has not kept up by then.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from vggt_ros.core.config import Config
+from vggt_ros.core.errors import VggtRosError
+from vggt_ros.core.geometry import Sim3, rotation_angle
+from vggt_ros.core.loop_closure import Candidate, LoopCloser
+from vggt_ros.core.loop_report import LoopReport
+from vggt_ros.core.placement import SeamStatus
+from vggt_ros.core.pose_graph import Edge, PoseGraph, Solution, chain_covariance, difference
+from vggt_ros.core.prediction import Prediction
+from vggt_ros.core.submap import Map, Submap
+from vggt_ros.core.voxels import VoxelMap
+from vggt_ros.core.window import Window
+
+log = logging.getLogger(__name__)
+
+DRIFT = 4.0  # standard deviations by which a loop may differ from what the seams allow
+# Errors that neighbouring windows share do not show at their seams. What a network may do over a whole way, assumed:
+SHARED_TURN, SHARED_SHIFT, SHARED_GROWTH = 0.05, 0.05, 0.3  # of the turns and of the way; of the log of the scale
+POINTS_A_WINDOW = 200_000  # points of the cloud that are moved in the time of a window, with much to spare
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """What a solved graph changed: the newest pose before it, and where that is now."""
+
+    old_map_from_cam: np.ndarray
+    new_map_from_cam: np.ndarray
+    last_stamp_ns: int
+
+
+class BackEnd:
+    """Holds the graph of a map, closes loops, and moves the map when that is solved.
+
+    Args:
+        config: all settings.
+        map: what is moved.
+        predict_apart: see LoopCloser.
+    """
+
+    def __init__(self, config: Config, map: Map, predict_apart: Callable[[Window], Prediction]) -> None:
+        self.config, self._map = config, map
+        self.loops = LoopCloser(config.loop, config.alignment, predict_apart)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix='vggt_graph') if config.loop.closure else None
+        self._solving: Future[Solution] | None = None
+        self._moving: Future[VoxelMap] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """A new map; what is being solved for the old one comes to nothing."""
+        self.loops.reset()
+        self.graph = PoseGraph()
+        self.reports: list[LoopReport] = []
+        self._solving = self._moving = None
+        self._moved_until, self._moved_at = 0, 0  # number of the newest point that is being moved; window to take it at
+        self._windows = 0
+
+    def add(self, submap: Submap) -> LoopReport | None:
+        """Take an inserted window into the graph, and look whether it closes a loop."""
+        self._windows += 1
+        if self._pool is None or not submap.prediction.is_posed.any():
+            return None
+        self._connect(submap)
+        try:
+            candidate = self.loops.visit(submap.index, submap.prediction, submap.shared)
+        except VggtRosError as error:  # for want of memory, say: the stream goes on without this loop
+            log.warning('a place seen before could not be looked at: %s', error)
+            return None
+        if candidate is None:
+            return None
+        report = self._judge(candidate)
+        self.reports.append(report)
+        if report.is_closed:
+            self._start_solving()
+        return report
+
+    def withdraw(self, index: int) -> None:
+        """A window was outvoted."""
+        self.loops.forget(index)
+        if index in self.graph.nodes:
+            self.graph.forget(index)
+
+    def take_over(self, *, all_of_it: bool = False) -> Correction | None:
+        """Move the map by what was solved since the last window, where it is time.
+
+        Args:
+            all_of_it: now, whatever is still under way.
+
+        Returns:
+            How the newest pose moved; None where nothing did.
+        """
+        correction = None
+        if self._solving is not None:
+            self._take_points()  # of the correction before
+            correction = self._take_solution(self._solving)
+        if self._moving is not None and (all_of_it or self._windows >= self._moved_at):
+            self._take_points()
+        return correction
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _connect(self, submap: Submap) -> None:
+        """A node, and the seam to the window that it was placed on."""
+        sigma, place = self._map.joint_deviations(), submap.placement.map_from_window
+        before = next(reversed(self.graph.nodes), None)
+        if before is None or sigma is None or submap.placement.seam.status is SeamStatus.FIRST:
+            self.graph.add(submap.index, place)
+        else:
+            map_from_before = self.graph.nodes[before]
+            sigma = sigma / np.array([map_from_before.scale] * 3 + [1.0] * 4)
+            self.graph.add(submap.index, place, Edge(before, submap.index, map_from_before.inverse() @ place, sigma))
+        while len(self.graph) > self.config.loop.max_windows:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        oldest = next(iter(self.graph.nodes))
+        self.graph.forget(oldest)
+        self.loops.forget(oldest)
+
+    def _judge(self, candidate: Candidate) -> LoopReport:
+        """Believe a loop that the network confirms and the seams allow."""
+        old, new = candidate.old, candidate.new
+        drift, is_closed = math.nan, False
+        if candidate.old_from_new is not None and {old.index, new.index} <= self.graph.nodes.keys():
+            edge = self._edge(candidate, candidate.old_from_new)
+            drift = self._drift(edge)
+            is_closed = drift < DRIFT
+            if is_closed:
+                self.graph.connect(edge)
+                log.info('loop closed: window %d is back at window %d', new.index, old.index)
+        return LoopReport(
+            new.index, old.index, new.sketch.stamps_ns[-1], old.sketch.stamps_ns[-1], candidate.evidence, drift,
+            is_closed,
+        )  # fmt: skip
+
+    def _edge(self, candidate: Candidate, old_from_new: Sim3) -> Edge:
+        """A loop errs as two seams do, and by what the points of both visits lie apart."""
+        old, new = candidate.old.index, candidate.new.index
+        seams = [edge.sigma for edge in self.graph.edges[-8:] if not edge.is_loop]
+        sigma = math.sqrt(2) * (np.median(seams, axis=0) if seams else np.full(7, 0.05))
+        depth = candidate.old.sketch.depth
+        apart = candidate.spread * float(np.median(depth[np.isfinite(depth)]))
+        sigma[:3] = np.maximum(sigma[:3], apart)
+        return Edge(old, new, old_from_new, sigma, is_loop=True)
+
+    def _drift(self, loop: Edge) -> float:
+        """How far a loop is from what the seams between its ends say, in standard deviations of all they may err by."""
+        chain = [index for index in self.graph.nodes if loop.i <= index <= loop.j]
+        sigma_to = {edge.j: edge.sigma for edge in self.graph.edges if not edge.is_loop}
+        places = [self.graph.nodes[index] for index in chain]
+        sigmas = np.stack([sigma_to.get(index, np.full(7, 10.0)) for index in chain[1:]])
+        covariance = chain_covariance(places, sigmas)
+        turns = rotation_angle(np.stack([a.R.T @ b.R for a, b in pairwise(places)])).sum()
+        way = sum(float(np.linalg.norm(b.t - a.t)) for a, b in pairwise(places))
+        shared_turn = min(SHARED_TURN * turns, math.pi)
+        reach = float(np.linalg.norm(np.ptp([place.t for place in places], axis=0)))
+        shift = SHARED_SHIFT * way + (shared_turn + SHARED_GROWTH) * reach
+        shared = np.array([shift] * 3 + [shared_turn] * 3 + [SHARED_GROWTH])
+        own = loop.sigma * np.array([places[0].scale] * 3 + [1.0] * 4)
+        apart = difference(places[0] @ loop.i_from_j, places[-1])
+        covariance = covariance + np.diag(shared**2 + own**2)
+        return math.sqrt(float(apart @ np.linalg.solve(covariance, apart)) / len(apart))
+
+    def _start_solving(self) -> None:
+        assert self._pool is not None
+        if self._solving is None:
+            self._solving = self._pool.submit(self.graph.copy().solve)
+
+    def _take_solution(self, solving: Future[Solution]) -> Correction | None:
+        self._solving = None
+        try:
+            solution = solving.result()
+        except Exception:
+            log.exception('the pose graph could not be solved: the map stays as it is')
+            return None
+        latest = self._map.latest
+        assert latest is not None
+        stamp, before = self._map.path[-1]
+        self.graph.nodes.update(solution.map_from_windows)
+        moves = self._map.move(solution.map_from_windows)
+        self._start_moving(moves)
+        return Correction(before, self._map.path[-1][1], stamp)
+
+    def _start_moving(self, moves: dict[int, Sim3]) -> None:
+        assert self._pool is not None
+        voxels = self._map.voxels
+        self._moved_until = voxels.count
+        self._moved_at = self._windows + len(voxels) // POINTS_A_WINDOW
+        self._moving = self._pool.submit(voxels.snapshot(), moves)
+
+    def _take_points(self) -> None:
+        if self._moving is not None:
+            self._map.take_points(self._moving.result(), self._moved_until)
+            self._moving = None
