@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import platform
+import shutil
 import signal
 import threading
 import time
@@ -13,9 +14,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
+import cv2
 import numpy as np
 
+from vggt_ros.colmap import image_name
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import EncodingError, OutputError, SourceError, VggtRosError
 from vggt_ros.core.frame import Frame
@@ -23,15 +27,17 @@ from vggt_ros.core.geometry import BODY_FROM_OPTICAL
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import Predictor, RigPredictor, make_predictor
 from vggt_ros.core.rig import Rig
-from vggt_ros.core.submap import Update
+from vggt_ros.core.submap import PlacedFrame, Update
+from vggt_ros.core.views import View
 from vggt_ros.encode import Encoder, standalone_tf_static
-from vggt_ros.exports import glb_scene, ply_cloud, tum_trajectory, write_atomically
+from vggt_ros.exports import describe_frame, glb_scene, ply_cloud, tum_trajectory, write_atomically
 from vggt_ros.flags import add_setting_flags, config_from_flags
 from vggt_ros.messages import bag_messages
 from vggt_ros.recorded_sensors import open_sensors
 from vggt_ros.report import Report
 from vggt_ros.report_page import render
 from vggt_ros.result_bag import ResultBag
+from vggt_ros.scene import Scene, scene_files
 from vggt_ros.source import Source, open_source
 from vggt_ros.static_tf import StaticTransforms
 from vggt_ros.topics import TOPIC, camera_topic, topics_of
@@ -47,6 +53,11 @@ FILES = {
     'scene.glb': 'cloud, cameras and path; Blender, any web viewer',
     'summary.json': 'settings, counts, seams and timings',
 }
+EXPORTS = {  # --export, and what it adds
+    'pcd': ('cloud.pcd', 'the same cloud for PCL'),
+    'colmap': ('colmap', 'COLMAP project with images: Gaussian splatting, nerfstudio, OpenMVS'),
+    'colmap_text': ('colmap_text', 'COLMAP model as text'),
+}
 
 
 def run(
@@ -60,6 +71,7 @@ def run(
     progress: Callable[[Report], None] = lambda report: None,
     watch: Callable[[Pipeline, Update], None] = lambda pipeline, update: None,
     sensor_topics: Mapping[str, str] | None = None,
+    export: Collection[str] = (),
 ) -> Report:
     """Process a recording as fast as it goes.
 
@@ -75,6 +87,7 @@ def run(
         progress: called after each frame.
         watch: called after each window, while its submap is the newest of the pipeline's map.
         sensor_topics: topics of other sensors in a bag, by 'odom', 'depth', 'lidar', 'imu'; found by type elsewhere.
+        export: further formats, of EXPORTS.
 
     Raises:
         SourceError, EncodingError: the recording is broken from some place on.
@@ -86,7 +99,7 @@ def run(
     logging.getLogger('vggt_ros').addHandler(notes)
     try:
         predictor = predictor or make_predictor(config)
-        job = _Job(source, out, config, predictor, wanted, progress, watch, sensor_topics or {})
+        job = _Job(source, out, config, predictor, wanted, progress, watch, sensor_topics or {}, export)
         job.report.notes = notes.texts
         return job.run()
     finally:
@@ -106,6 +119,7 @@ class _Job:
         progress: Callable[[Report], None],
         watch: Callable[[Pipeline, Update], None],
         sensor_topics: Mapping[str, str],
+        export: Collection[str],
     ) -> None:
         self.source, self.out, self.config, self.wanted = source, out, config, wanted
         self.progress, self.watch = progress, watch
@@ -114,6 +128,7 @@ class _Job:
         self.messages = bag_messages()
         self.encoder = Encoder(config, self.messages, self.pipeline.points)
         self.bag = ResultBag(out / 'result.mcap', cameras=config.rig.cameras)
+        self.export, self.scene = export, Scene(config)
         self.report = Report(str(source.path), config, *_describe(config, predictor))
         self.base_from_cam: np.ndarray | None = None
         self._mounted: set[int] = set()
@@ -205,6 +220,8 @@ class _Job:
             self._keep(update)
 
     def _keep(self, update: Update) -> None:
+        if self.export:
+            self._remember(update)
         with self.report.timings.measure('encode'):
             outputs = self.encoder.encode(update, self.base_from_cam)
         self.report.add_update(update)
@@ -216,6 +233,12 @@ class _Job:
                 if self.wanted is None or output.topic in self.wanted:
                     self.bag.write(*output)
 
+    def _remember(self, update: Update) -> None:
+        """Keep what exports need of an update; of what shows something new, the image."""
+        for frame in self.scene.add(update):
+            if 'colmap' in self.export:
+                write_image(self.out / 'colmap' / 'images', frame)
+
     def _finish(self, *, failed: bool = False) -> None:
         """Write all there is; what cannot be written is said at the end, and does not keep back the rest."""
         self.sensors.close()
@@ -223,7 +246,7 @@ class _Job:
         report.cloud = self.pipeline.points()
         report.counts = {**asdict(self.pipeline.statistics), 'skipped': self.source.skipped}
         report.messages = dict(self.bag.counts)
-        for write in (self.bag.close, self._write_files):
+        for write in (self.bag.close, self._write_exports, self._write_files):
             try:
                 write()
             except OutputError as error:
@@ -235,21 +258,36 @@ class _Job:
 
     def _write_files(self) -> None:
         self.report.wall_s = time.perf_counter() - self._start
-        write_files(self.report, self.out)
+        write_files(self.report, self.out, dict(EXPORTS[one] for one in EXPORTS if one in self.export))
+
+    def _write_exports(self) -> None:
+        """What --export asks for."""
+        snapshot = self.scene.snapshot(self.report.cloud)
+        for name, make in scene_files(snapshot, self.export).items():
+            path = self.out / name
+            make_folder(path.parent)
+            write_atomically(path, make())
 
 
-def write_files(report: Report, out: Path) -> None:
-    """Write everything but the bag into the folder of results; what cannot be written does not keep back the rest."""
+def write_files(report: Report, out: Path, exports: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write everything but the bag into the folder of results; what cannot be written does not keep back the rest.
+
+    Args:
+        report: of the run.
+        out: the folder.
+        exports: further results that are there, with a sentence for each.
+    """
     errors = []
+    note = describe_frame(report.config.frames.world_frame, report.metric)
     poses = np.array(report.poses).reshape(-1, 4, 4)
     has_scene = len(report.cloud[0]) + len(poses) > 0
-    report.files = {name: text for name, text in FILES.items() if name != 'scene.glb' or has_scene}
+    report.files = {name: text for name, text in FILES.items() if name != 'scene.glb' or has_scene} | dict(exports)
     makers: dict[str, Callable[[], bytes]] = {
-        'trajectory_tum.txt': lambda: tum_trajectory(report.stamps_ns, poses).encode(),
+        'trajectory_tum.txt': lambda: tum_trajectory(report.stamps_ns, poses, note).encode(),
         'summary.json': lambda: json.dumps(report.summary(), indent=2).encode(),
         'report.html': lambda: render(report).encode(),
-        'cloud.ply': lambda: ply_cloud(*report.cloud),
-        'scene.glb': lambda: glb_scene(*report.cloud, poses, report.aspect),
+        'cloud.ply': lambda: ply_cloud(*report.cloud, note),
+        'scene.glb': lambda: glb_scene(*report.cloud, poses, report.aspect, note),
     }
     if not has_scene:
         del makers['scene.glb']
@@ -260,6 +298,22 @@ def write_files(report: Report, out: Path) -> None:
             errors.append(error)
     if errors:
         raise OutputError('; '.join(map(str, errors)))
+
+
+def write_image(folder: Path, frame: PlacedFrame) -> None:
+    """A frame's image as JPEG, under the name that a COLMAP model knows it by."""
+    path = folder / image_name(View.of(frame))
+    make_folder(path.parent)
+    data = cv2.imencode('.jpg', cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+    write_atomically(path, data.tobytes())
+
+
+def make_folder(path: Path) -> None:
+    """With those above it; OutputError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f'cannot make {path}: {error.strerror or error}') from error
 
 
 @contextmanager
@@ -301,11 +355,10 @@ def _prepare_folder(out: Path, source: Source, force: bool) -> None:
         raise OutputError(f'{out} holds a bag of its own; name another folder')
     if has_result and not force:
         raise OutputError(f'{out} holds results already; --force replaces them')
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f'cannot make {out}: {error.strerror or error}') from error
-    for name in (*FILES, 'metadata.yaml', 'report.html'):  # never a new bag beside an old report
+    make_folder(out)
+    for folder in ('colmap', 'colmap_text') if has_result else ():
+        shutil.rmtree(out / folder, ignore_errors=True)
+    for name in (*FILES, 'metadata.yaml', 'report.html', 'cloud.pcd'):  # never a new bag beside an old report
         (out / name).unlink(missing_ok=True)
 
 
@@ -334,6 +387,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rate', type=float, default=10.0, help='images a second of a folder without stamps (10)')
     parser.add_argument('--skip-bad', action='store_true', help='log broken images and go on')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
+    parser.add_argument(
+        '--export', nargs='+', default=[], choices=EXPORTS, metavar='FORMAT', help=f'also write {", ".join(EXPORTS)}'
+    )
     parser.add_argument(
         '--only', nargs='+', metavar='TOPIC', help='topics of result.mcap, such as ~/odom /tf; default all'
     )
@@ -387,4 +443,13 @@ def _run_with_progress(
         logging_redirect_tqdm(),
         tqdm(total=len(source) or None, unit='frame', disable=args.quiet or None, mininterval=0.3) as bar,
     ):
-        return run(source, out, config, wanted=args.only, force=args.force, progress=show, sensor_topics=sensor_topics)
+        return run(
+            source,
+            out,
+            config,
+            wanted=args.only,
+            force=args.force,
+            progress=show,
+            sensor_topics=sensor_topics,
+            export=args.export,
+        )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vggt_ros.colmap import binary_files, make_model, text_files
 from vggt_ros.core.config import SAVE_FORMATS, Config
-from vggt_ros.core.geometry import Sim3
+from vggt_ros.core.geometry import Sim3, invert_rigid
 from vggt_ros.core.submap import PlacedFrame, Update
 from vggt_ros.core.views import View, Views
 from vggt_ros.exports import describe_frame, glb_scene, pcd_cloud, ply_cloud, tum_trajectory
@@ -75,16 +75,36 @@ class Scene:
         frames = (one for frame in update.frames for one in (frame, *frame.views))
         return [frame for frame in frames if self.views.add(frame)]
 
-    def snapshot(self, points: tuple[np.ndarray, np.ndarray]) -> Snapshot:
-        """The scene with the cloud of the map as it is now."""
-        poses = np.array(self._poses).reshape(-1, 4, 4)
-        return Snapshot(
-            *points,
-            stamps_ns=tuple(self._stamps_ns),
-            map_from_cams=self._output_from_kept.transform_pose(poses),
-            views=tuple(self.views),
-            note=describe_frame(self._config.frames.world_frame, self._is_metric),
-        )
+    def snapshot(
+        self, points: tuple[np.ndarray, np.ndarray], trajectory: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> Snapshot:
+        """The scene with the cloud of the map as it is now.
+
+        Args:
+            points: [N, 3] float32 points and [N, 3] uint8 colours.
+            trajectory: stamps [M] and poses [M, 4, 4] where the frames of the way are known to lie elsewhere by now,
+                after a closed loop for one; views go with theirs.
+        """
+        poses = self._output_from_kept.transform_pose(np.array(self._poses).reshape(-1, 4, 4))
+        views = tuple(self.views)
+        stamps_ns = tuple(self._stamps_ns)
+        if trajectory is not None:
+            views = _corrected(views, dict(zip(stamps_ns, poses, strict=True)), trajectory)
+            stamps_ns, poses = tuple(trajectory[0].tolist()), trajectory[1]
+        note = describe_frame(self._config.frames.world_frame, self._is_metric)
+        return Snapshot(*points, stamps_ns, poses, views, note)
+
+
+def _corrected(
+    views: tuple[View, ...], before: dict[int, np.ndarray], trajectory: tuple[np.ndarray, np.ndarray]
+) -> tuple[View, ...]:
+    """Views where the frames of their moment lie now; those of moments that are forgotten stay."""
+    after = dict(zip(trajectory[0].tolist(), trajectory[1], strict=True))
+    moves = {stamp: after[stamp] @ invert_rigid(before[stamp]) for stamp in before.keys() & after.keys()}
+    return tuple(
+        replace(view, map_from_cam=moves[view.stamp_ns] @ view.map_from_cam) if view.stamp_ns in moves else view
+        for view in views
+    )
 
 
 def scene_files(scene: Snapshot, formats: Iterable[str]) -> Mapping[str, Callable[[], bytes]]:

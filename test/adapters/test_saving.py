@@ -89,6 +89,16 @@ def test_a_scene_that_was_scaled_is_saved_at_its_last_scale():
     assert snapshot.views[0].median_depth == pytest.approx(2 * snapshot.views[2].median_depth, rel=0.01)
 
 
+def test_after_a_closed_loop_views_lie_where_their_frames_do():
+    update = moving(3)
+    stamps = np.array([frame.stamp_ns for frame in update.frames])
+    poses = np.stack([frame.map_from_cam for frame in update.frames])
+    poses[2, 1, 3] = 7.0
+    snapshot = scene_of(update).snapshot(cloud(), (stamps[1:], poses[1:]))  # the first is no longer remembered
+    assert snapshot.stamps_ns == tuple(stamps[1:].tolist())
+    np.testing.assert_allclose([view.map_from_cam[:3, 3] for view in snapshot.views], [[0, 0, 0], [1, 0, 0], [2, 7, 0]])
+
+
 def test_a_name_that_is_taken_gets_a_number(tmp_path: Path):
     files = {'a/b.txt': lambda: b'x'}
     names = [write_folder(tmp_path, 'map', files).name for _ in range(3)]
