@@ -86,6 +86,40 @@ def test_tokens_kept_from_the_last_window_change_nothing(network):
     np.testing.assert_array_equal(kept.image, new.image)
 
 
+def test_frames_are_encoded_on_arrival_and_the_window_is_the_same(network):
+    late, early = VggtPredictor(config_of(), network), VggtPredictor(config_of(), network)
+    window = window_of(4)
+    expected = late.predict(window)
+    for frame in window.frames[:3]:
+        assert early.anticipate(frame) > 0
+    encoded = []
+    network.encode, encode = lambda images: encoded.append(len(images)) or encode(images), network.encode
+    try:
+        found = early.predict(window)
+    finally:
+        network.encode = encode
+    assert encoded == [1]  # what is left to the moment when the newest frame is there
+    np.testing.assert_allclose(found.depth, expected.depth, rtol=1e-4)
+    np.testing.assert_allclose(found.cam_from_window, expected.cam_from_window, atol=1e-5)
+
+
+def test_the_pipeline_shows_frames_to_the_network_as_they_arrive():
+    cameras = scene.walk(10)
+    simulated = scene.SimulatedNetwork(cameras)
+    config = config_of(window_size=6, window_stride=3)
+    pipeline = Pipeline(config, VggtPredictor(config, simulated))
+    for i, frame in enumerate(scene.frames_of(cameras)):
+        pipeline.add_frame(frame)
+        assert simulated.encoded == list(range(i + 1))
+
+
+def test_what_fails_ahead_is_told_by_the_window(network):
+    predictor, window = VggtPredictor(config_of(), network), window_of(2, size=(10, 640))
+    assert predictor.anticipate(window.frames[0]) == 0
+    with pytest.raises(PredictionError, match='less than 14 rows'):
+        predictor.predict(window)
+
+
 def test_only_the_last_window_is_remembered():
     simulated = scene.SimulatedNetwork(scene.walk(12))
     predictor, frames = VggtPredictor(config_of(), simulated), scene.frames_of(scene.walk(12))
@@ -237,7 +271,11 @@ def test_no_gpu_is_told_once_and_only_auto_falls_back(monkeypatch, caplog):
     for name in ('gpu', 'cuda:', 'cuda:x', 'cpu:0', 'mps'):
         with pytest.raises(ConfigError, match='auto, cpu, cuda'):
             resolve_device(config_of(device=name).model)
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: {'avx512_f': True})
     assert resolve_precision(config_of().model, torch.device('cpu')) is torch.float32
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: {'avx512_f': True, 'avx512_bf16': True})
+    assert resolve_precision(config_of().model, torch.device('cpu')) is torch.bfloat16
+    assert resolve_precision(config_of(precision='fp32').model, torch.device('cpu')) is torch.float32
     assert resolve_precision(config_of(precision='bf16').model, torch.device('cpu')) is torch.bfloat16
 
 

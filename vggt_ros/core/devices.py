@@ -41,13 +41,22 @@ def warn_if_slow(config: ModelConfig, device: torch.device) -> None:
 
 
 def resolve_precision(config: ModelConfig, device: torch.device) -> torch.dtype:
-    """The format that config.precision names; auto is float32 on a CPU, and the best half format of a GPU."""
+    """The format that config.precision names; auto is the best half format that the device multiplies natively.
+
+    On a CPU that is bfloat16 where the processor has it, else float32 (docs/benchmarks.md: what it gains and costs).
+    """
     if config.precision != 'auto':
         return PRECISIONS[config.precision]
     if device.type == 'cpu':
-        return torch.float32
+        return torch.bfloat16 if has_bfloat16() else torch.float32
     # before Ampere (compute capability 8) bfloat16 is emulated
     return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices itself; where it emulates them float32 is faster."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
+    return any(capabilities.get(name, False) for name in ('avx512_bf16', 'amx_bf16'))
 
 
 def _why_no_cuda(index: int) -> str | None:

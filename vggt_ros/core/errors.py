@@ -21,6 +21,10 @@ class PredictionError(VggtRosError):
     """The network failed on a window; that window is lost, the stream goes on."""
 
 
+class OutOfMemoryError(PredictionError):
+    """The network needs more memory for a window than is free; a smaller one may fit."""
+
+
 class SourceError(VggtRosError):
     """A bag, video, image folder or topic cannot be read, or holds no frames."""
 

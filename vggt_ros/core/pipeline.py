@@ -13,7 +13,7 @@ import numpy as np
 from vggt_ros.core.back_end import BackEnd, Correction
 from vggt_ros.core.bridging import Bridge
 from vggt_ros.core.config import Config, settings
-from vggt_ros.core.errors import ConfigError
+from vggt_ros.core.errors import ConfigError, OutOfMemoryError
 from vggt_ros.core.evidence import Evidence
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.gravity import level_map
@@ -92,6 +92,7 @@ class Pipeline:
         self.bridge = Bridge(config, self.map, self.windows, self.back_end.withdraw)
         self.odometry = OdometryFrame()
         self._correction: Correction | None = None
+        self._ahead = _StageClock()  # what was done before the next window is complete
         self.statistics = Statistics()
         self._last: Frame | None = None
 
@@ -106,7 +107,10 @@ class Pipeline:
             return ended
         self.statistics.keyframes += 1
         window = self.windows.add(frame)
-        return self._process(window) if window is not None else ended
+        if window is not None:
+            return self._process(window)
+        self._look_ahead(frame)
+        return ended
 
     def flush(self) -> Update | None:
         """Process the frames still waiting for a full window: the end of a recording, or a pause."""
@@ -200,15 +204,24 @@ class Pipeline:
         gap_s = (frame.stamp_ns - last.stamp_ns) / 1e9
         return f'no frame for {gap_s:.3f} s' if 0 < max_gap_s < gap_s else None
 
+    def _look_ahead(self, frame: Frame) -> None:
+        """Let the network encode a frame while its window is not complete: that is then off the way to its depth."""
+        anticipate = getattr(self.predictor, 'anticipate', None)
+        if anticipate is not None:
+            self._ahead.anticipate(anticipate, frame)
+
     def _process(self, window: Window) -> Update:
-        clock = _StageClock()
+        clock, self._ahead = self._ahead, _StageClock()
+        clock.resume()
         try:
             placed = self.bridge.place(window, lambda frames: self._answer(clock, frames))
+        except OutOfMemoryError as error:
+            return self._process_in_parts(window, error)
         except Exception:
             self.statistics.failures += 1
             self.windows.retract(window)
             raise
-        placement = self.metres.observe(placed.prediction, placed.placement)
+        placement = self.metres.observe(placed.prediction, placed.placement, placed.window.shared)
         self.map.rescale(self.metres.factor)
         clock.stop('align_s')
         update = self.map.insert(Submap(placed.prediction, placement, placed.window.shared))
@@ -221,6 +234,16 @@ class Pipeline:
         clock.stop('map_s')
         self._count(placed.placement.seam)
         return dataclasses.replace(update, times=clock.times)
+
+    def _process_in_parts(self, window: Window, error: OutOfMemoryError) -> Update:
+        """The window is too large for the memory that is free: smaller ones from now on, and no frame is lost."""
+        parts = self.windows.halve(window)
+        if not parts:
+            self.statistics.failures += 1
+            raise error
+        now = self.windows.config
+        log.warning('%s; going on with window_size %d and window_stride %d', error, now.size, now.stride)
+        return _joined([self._process(part) for part in parts])
 
     def _answer(self, clock: _StageClock, window: Window) -> Prediction:
         """What the network says; and what was solved beside it moves the map before the window is placed."""
@@ -266,11 +289,23 @@ class Pipeline:
 
 
 class _StageClock:
-    """Seconds of one window by stage, from its making on."""
+    """Seconds of one window by stage."""
 
     def __init__(self) -> None:
         self.times = StageTimes()
         self._since = time.perf_counter()
+
+    def resume(self) -> None:
+        """Begin to count anew; what was counted stays."""
+        self._since = time.perf_counter()
+
+    def anticipate(self, anticipate: Callable[[Frame], float], frame: Frame) -> None:
+        """Let the network look at a frame; resizing goes to prepare_s, the rest to network_s."""
+        self.resume()
+        prepare_s = anticipate(frame)
+        self._since += prepare_s
+        self._add('prepare_s', prepare_s)
+        self.stop('network_s')
 
     def network(self, predict: Callable[[Window], Prediction], window: Window) -> Prediction:
         """The answer of the network; its time goes to prepare_s and network_s."""
@@ -289,6 +324,14 @@ class _StageClock:
 
     def _add(self, stage: str, seconds: float) -> None:
         self.times = dataclasses.replace(self.times, **{stage: getattr(self.times, stage) + seconds})
+
+
+def _joined(updates: list[Update]) -> Update:
+    """The updates of the parts of a window as one: the last, with the new frames of all."""
+    times = [dataclasses.asdict(update.times) for update in updates]
+    together = StageTimes(**{stage: sum(one[stage] for one in times) for stage in times[0]})
+    frames = tuple(frame for update in updates for frame in update.frames)
+    return dataclasses.replace(updates[-1], frames=frames, times=together)
 
 
 def _at_source_resolution(update: Update, window: Window, prediction: Prediction) -> Update:

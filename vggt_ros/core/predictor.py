@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +20,7 @@ from vggt.preprocessing import ImageTransform, ModelImage, resize_keeping_aspect
 from vggt.weights import load_vggt
 from vggt_ros.core.config import Config
 from vggt_ros.core.devices import resolve_device, resolve_precision, warn_if_slow
-from vggt_ros.core.errors import ConfigError, PredictionError
+from vggt_ros.core.errors import ConfigError, OutOfMemoryError, PredictionError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.prediction import Prediction
@@ -27,10 +29,11 @@ from vggt_ros.core.rig import Rig, RigFit, all_views, split_cameras
 from vggt_ros.core.window import Window
 
 HEADS = ('camera', 'depth')
+NO_MEMORY = ('out of memory', "can't allocate memory")  # how CUDA, and the allocator of the CPU, say it
 
 
 class Predictor(Protocol):
-    """What the pipeline needs of a network."""
+    """What the pipeline needs of a network; one with `anticipate` is shown frames before their window is complete."""
 
     def predict(self, window: Window) -> Prediction:
         """Depth and cameras of a window; PredictionError where that fails."""
@@ -93,20 +96,38 @@ class VggtPredictor:
         self._locked: dict[int, tuple[ImageTransform, np.ndarray]] = {}  # by camera
         self._is_apart = False
 
+    def anticipate(self, frame: Frame) -> float:
+        """Resize and encode a frame that a window will soon hold: predict then finds the work done.
+
+        What goes wrong here goes wrong in predict again, which tells it.
+
+        Returns:
+            Seconds spent on resizing.
+        """
+        start = time.perf_counter()
+        prepare_s = 0.0
+        with contextlib.suppress(VGGTError, RuntimeError):
+            resized, seen = self._prepare([frame, *frame.views])
+            prepare_s = time.perf_counter() - start
+            self._encode(resized, seen)
+        return prepare_s
+
     def predict(self, window: Window) -> Prediction:
         """Depth and cameras of a window.
 
         Raises:
-            PredictionError: the network failed, for lack of memory for example, or cannot take such an image.
+            OutOfMemoryError: the window is too large for the memory that is free; smaller ones may fit.
+            PredictionError: the network failed otherwise, or cannot take such an image.
         """
         try:
             return self._predict(window)
-        except torch.cuda.OutOfMemoryError as error:
-            self._encoded = {}
-            torch.cuda.empty_cache()
-            raise PredictionError(f'the GPU is out of memory: {error}; lower window_size or input_width') from error
         except (VGGTError, RuntimeError) as error:
-            raise PredictionError(f'the network failed on a window of {len(window.frames)} frames: {error}') from error
+            failed = f'the network failed on a window of {len(window.frames)} frames: {error}'
+            if not any(words in str(error) for words in NO_MEMORY):
+                raise PredictionError(failed) from error
+            self._encoded = {}
+            self._free_memory()
+            raise OutOfMemoryError(f'{failed}; lower window_size or input_width') from error
 
     def predict_apart(self, window: Window) -> Prediction:
         """Depth and cameras of frames on the network's grid; the stream goes on as if nothing had been asked."""
@@ -126,8 +147,7 @@ class VggtPredictor:
         frames, rows = all_views(window)
         keys = [frame.key for frame in frames]
         self._encoded = {key: self._encoded[key] for key in keys if key in self._encoded}
-        resized = {frame.key: self._resize(frame) for frame in frames if frame.key not in self._encoded}
-        seen = {f.key: seen_on_grid(f, resized[f.key].transform) for f in frames if f.key in resized}
+        resized, seen = self._prepare(frames)
         prepare_s = time.perf_counter() - start
         self._encode(resized, seen)
         images = [self._encoded[key].image for key in keys]
@@ -161,6 +181,14 @@ class VggtPredictor:
         known = [one for one in described if one is not None]
         return dataclasses.replace(prediction, descriptors=np.stack(known)) if known else prediction
 
+    def _prepare(
+        self, frames: Sequence[Frame]
+    ) -> tuple[dict[tuple[int, int], ModelImage], dict[tuple[int, int], np.ndarray | None]]:
+        """Frames that are not encoded yet, on the network's grid, and where each shows the scene."""
+        waiting = [frame for frame in frames if frame.key not in self._encoded]
+        resized = {frame.key: self._resize(frame) for frame in waiting}
+        return resized, {f.key: seen_on_grid(f, resized[f.key].transform) for f in waiting}
+
     def _resize(self, frame: Frame) -> ModelImage:
         height, width = frame.size
         network = self.network.config
@@ -183,6 +211,12 @@ class VggtPredictor:
         height, width = image.transform.model_size
         patch = self.network.config.patch_size
         return describe(_numpy(tokens)[None], (height // patch, width // patch))[0]
+
+    def _free_memory(self) -> None:
+        """Leave as much as possible to the next try."""
+        self.network.chunk = 1
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _intrinsics(self, frames: list[Frame], K_network: np.ndarray, transform: ImageTransform) -> np.ndarray:
         """[S, 3, 3] to unproject with, after intrinsics_mode; NaN where there is none."""
@@ -318,6 +352,11 @@ class RigPredictor:
         """Frames of the reference alone: nothing to hold."""
         return self.predictor.predict_apart(window)
 
+    def anticipate(self, frame: Frame) -> float:
+        """Let the network look at a frame before its window is complete."""
+        anticipate = getattr(self.predictor, 'anticipate', None)
+        return anticipate(frame) if anticipate is not None else 0.0
+
     def reset(self) -> None:
         """Forget what was kept of earlier windows; the mounts stay."""
         self.predictor.reset()
@@ -343,6 +382,10 @@ class FakePredictor:
 
     def reset(self) -> None:
         """Nothing is kept."""
+
+    def anticipate(self, frame: Frame) -> float:
+        """Nothing is done ahead."""
+        return 0.0
 
     def predict_apart(self, window: Window) -> Prediction:
         """Never asked for: what is no network knows no places."""

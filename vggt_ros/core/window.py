@@ -74,6 +74,32 @@ class WindowBuffer:
         self._frames = self._frames[surplus:]
         self._shared = max(0, self._shared - surplus)
 
+    def halve(self, window: Window) -> list[Window]:
+        """The window just emitted is too large: it falls into smaller ones, and later ones are as small.
+
+        Args:
+            window: of any number of new frames.
+
+        Returns:
+            Windows of half the frames, rounded up, that together have all its new ones, each sharing frames with the
+            one before; empty where the window is a single frame.
+        """
+        size = (len(window.frames) + 1) // 2
+        if size == len(window.frames):
+            return []
+        shared = min(self.config.size - self.config.stride, size // 2)
+        self.config = WindowConfig(size, size - shared)
+        self._frames = self._frames[-shared:] if shared else []
+        self._shared = min(self._shared, len(self._frames))
+        parts: list[Window] = []
+        begin = max(0, window.shared - shared)
+        known = window.shared
+        while known < len(window.frames):
+            end = min(begin + size, len(window.frames))
+            parts.append(Window(window.frames[begin:end], known - begin, window.is_bridge and not parts))
+            begin, known = end - shared, end
+        return parts
+
     def _emit(self) -> Window:
         window = Window(tuple(self._frames), self._shared, self._is_bridge)
         keep = self.config.size - self.config.stride
