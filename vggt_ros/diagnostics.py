@@ -221,6 +221,8 @@ def _tracking(seam: Seam | None, statistics: Statistics, scale: ScaleReport) -> 
         'windows degenerate': statistics.degenerate,
         'answers refused': statistics.refused,
         'windows bridged': statistics.bridged,
+        'loops closed': statistics.loops,
+        'loops rejected': statistics.loops_rejected,
         'restarts': statistics.restarts,
         'resets': statistics.resets,
     }

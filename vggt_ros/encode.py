@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from vggt_ros.clouds import Points, coloured_points, first_in_voxel, known_points, lift, organised_cloud
 from vggt_ros.core.config import Config, FramesConfig
 from vggt_ros.core.covariance import LOST, move_covariance
-from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, invert_rigid
+from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid, move_points
 from vggt_ros.core.submap import PlacedFrame, SeamStatus, Update
 from vggt_ros.messages import MessageTypes
 from vggt_ros.topics import TOPIC, camera_topic
@@ -83,6 +83,7 @@ class Encoder:
         self._map_stamp_ns: int | None = None
         self._last_stamp_ns = 0
         self._K: dict[str, tuple[tuple[int, ...], np.ndarray]] = {}
+        self._world_from_map = np.eye(4)  # of the last update
         self.changed_camera = ''  # optical frame whose intrinsics are no longer what they were
 
     def encode(
@@ -103,14 +104,15 @@ class Encoder:
             return []
         if update.frames[0].stamp_ns <= self._last_stamp_ns:  # the recording began again
             self.reset()
-        self.move(update.output_from_before)
+        self.move(update)
+        update = _in_world(update, self._world_from_map)
         frames = update.frames if self.config.stream.publish_frames == 'new' else _latest(update.frames)
         if update.seam.status is SeamStatus.HELD:
             self._previous = None  # the camera was not seen to move between the windows: no velocity across
         outputs: list[Output] = []
         world_points: list[Points] = []
         for frame in frames:
-            poses = self._poses(frame, base_from_cam)
+            poses = self._poses(frame, base_from_cam, update.map_from_odom)
             outputs += [Output(topic, frame.stamp_ns, message) for topic, message in poses]
             for one in (frame, *frame.views):
                 outputs += self._of_camera(one, world_points, wanted)
@@ -119,13 +121,22 @@ class Encoder:
         outputs += [Output(topic, stamp, message) for topic, message in of_window]
         return [output for output in outputs if _is_wanted(output.topic, wanted)]
 
-    def move(self, output_from_before: Sim3 | None) -> None:
-        """What was published before lies elsewhere now (Update.output_from_before): the path goes along."""
-        if output_from_before is None:
+    def move(self, update: Update) -> None:
+        """What was published before lies elsewhere since this update: the path goes along, and the map's own frame.
+
+        Where the world frame is that of our odometry, a closed loop moves the map in it, and not the robot.
+        """
+        is_odom = self.config.frames.world_frame == self.config.frames.odom_frame
+        world_from_map = invert_rigid(update.map_from_odom) if is_odom else np.eye(4)
+        moved, known = update.output_from_before, update.moved_path or {}
+        is_moved = moved is not None or bool(known) or not np.array_equal(world_from_map, self._world_from_map)
+        self._world_from_map = world_from_map
+        if not is_moved:
             return
         path, self._path = self._path, deque(maxlen=self._path.maxlen)
         for one in path:
-            self._extend_path(one.stamp_ns, output_from_before.transform_pose(one.map_from_cam), one.cam_from_base)
+            pose = one.map_from_cam if moved is None else moved.transform_pose(one.map_from_cam)
+            self._extend_path(one.stamp_ns, known.get(one.stamp_ns, pose), one.cam_from_base)
 
     def encode_map(self) -> list[Output]:
         """The map as it stands, for a subscriber that came after the last update; empty before the first."""
@@ -149,25 +160,31 @@ class Encoder:
         self._K[frame.frame_id] = (frame.depth.shape, frame.K)
         return frame.K
 
-    def _poses(self, frame: PlacedFrame, base_from_cam: np.ndarray | None) -> Iterator[tuple[str, Any]]:
+    def _poses(
+        self, frame: PlacedFrame, base_from_cam: np.ndarray | None, map_from_odom: np.ndarray
+    ) -> Iterator[tuple[str, Any]]:
+        """Of a frame in the world; a closed loop goes into map -> odom, and never into odom -> base (REP 105)."""
         frames, make, stamp = self.config.frames, self.make, frame.stamp_ns
+        map_from_world = invert_rigid(self._world_from_map)
         if base_from_cam is not None:
             base = _base_pose(frame, base_from_cam)
+            odom = _moved(base, invert_rigid(map_from_odom) @ map_from_world)
             if frames.publish_odom_to_base_tf:
-                transforms = [make.odom_to_base(stamp, frames, base.world_from_base)]
-                if frames.publish_map_to_odom_tf:  # with our own odometry the map does not move against it
-                    transforms.insert(0, make.map_to_odom(stamp, frames, np.eye(4)))
+                transforms = [make.odom_to_base(stamp, frames, odom.world_from_base)]
+                if frames.publish_map_to_odom_tf:
+                    transforms.insert(0, make.map_to_odom(stamp, frames, map_from_odom))
                 yield '/tf', make.tf(transforms)
-            twist = _twist(self._previous, base)
-            yield '~/odom', make.odometry(frames.odom_frame, frames.base_frame, base, *twist)
+            twist = _twist(self._previous, odom)
+            yield '~/odom', make.odometry(frames.odom_frame, frames.base_frame, odom, *twist)
             yield '~/pose', make.pose_with_covariance(stamp, frames.world_frame, base.world_from_base, base.covariance)
-            self._previous = base
+            self._previous = odom
         yield '~/camera_pose', make.pose_stamped(stamp, frames.world_frame, frame.map_from_cam)
-        self._extend_path(stamp, frame.map_from_cam, None if base_from_cam is None else invert_rigid(base_from_cam))
+        cam_from_base = None if base_from_cam is None else invert_rigid(base_from_cam)
+        self._extend_path(stamp, map_from_world @ frame.map_from_cam, cam_from_base)
 
     def _extend_path(self, stamp: int, map_from_cam: np.ndarray, cam_from_base: np.ndarray | None) -> None:
         """The robot's pose, or the camera's where nobody says how it is mounted."""
-        pose = map_from_cam if cam_from_base is None else map_from_cam @ cam_from_base
+        pose = self._world_from_map @ (map_from_cam if cam_from_base is None else map_from_cam @ cam_from_base)
         message = self.make.pose_stamped(stamp, self.config.frames.world_frame, pose)
         self._path.append(_PathPose(stamp, map_from_cam, cam_from_base, message))
 
@@ -228,7 +245,10 @@ class Encoder:
     def _map(self, stamp: int) -> Any:
         assert self._map_points is not None
         self._map_stamp_ns = stamp
-        points = coloured_points(*self._map_points()).packed()
+        xyz, rgb = self._map_points()
+        if not np.array_equal(self._world_from_map, np.eye(4)):
+            xyz = move_points(self._world_from_map, xyz)
+        points = coloured_points(xyz, rgb).packed()
         return self.make.cloud(stamp, self.config.frames.world_frame, points, is_dense=True)
 
     def _map_is_due(self, stamp: int) -> bool:
@@ -373,6 +393,43 @@ def colour_depth(depth: np.ndarray) -> np.ndarray:
     level = (inverse - np.float32(far)) * np.float32(254 / max(near - far, 1e-12)) + 1
     level = np.where(np.isfinite(level), np.clip(level, 1, 255), 0)  # 0 is kept for the unknown
     return cv2.applyColorMap(level.astype(np.uint8), _TURBO)
+
+
+def _in_world(update: Update, world_from_map: np.ndarray) -> Update:
+    """An update with poses in the world frame instead of the map."""
+    if np.array_equal(world_from_map, np.eye(4)):
+        return update
+    return dataclasses.replace(
+        update,
+        frames=tuple(_frame_in_world(frame, world_from_map) for frame in update.frames),
+        map_from_window_cams=world_from_map @ update.map_from_window_cams,
+    )
+
+
+def _frame_in_world(frame: PlacedFrame, world_from_map: np.ndarray) -> PlacedFrame:
+    return dataclasses.replace(
+        frame,
+        map_from_cam=world_from_map @ frame.map_from_cam,
+        covariance=_turned(frame.covariance, world_from_map),
+        step_covariance=_turned(frame.step_covariance, world_from_map),
+        views=tuple(_frame_in_world(view, world_from_map) for view in frame.views),
+    )
+
+
+def _moved(pose: _BasePose, target_from_world: np.ndarray) -> _BasePose:
+    """A pose as another frame has it, its covariances in the axes of that."""
+    if np.array_equal(target_from_world, np.eye(4)):
+        return pose
+    covariances = [_turned(one, target_from_world) for one in (pose.covariance, pose.step_covariance)]
+    return _BasePose(pose.stamp_ns, target_from_world @ pose.world_from_base, *covariances)
+
+
+def _turned(covariance: np.ndarray, target_from_source: np.ndarray) -> np.ndarray:
+    """[6, 6] in the axes of another frame."""
+    if _is_lost(covariance):
+        return LOST  # and not LOST but for rounding
+    axes = np.kron(np.eye(2), target_from_source[:3, :3])
+    return axes @ covariance @ axes.T
 
 
 def _is_wanted(topic: str, wanted: Collection[str] | None) -> bool:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from scipy.spatial.transform import Rotation
 
 from vggt_ros import __version__
 from vggt_ros.core.config import Config
+from vggt_ros.core.loop_report import LoopReport
 from vggt_ros.core.placement import SeamStatus
 from vggt_ros.core.scale_report import ScaleReport
 from vggt_ros.core.submap import Update
 from vggt_ros.decode import decode_image
 
 PICTURES = 8  # pairs of input and depth in the page
-STAGES = ('read', 'prepare', 'network', 'align', 'map', 'encode', 'write')  # in the order an image passes them
+STAGES = ('read', 'prepare', 'network', 'align', 'map', 'loop', 'encode', 'write')  # in the order an image passes them
 
 
 class Timings:
@@ -107,6 +108,7 @@ class Report:
     scale: ScaleReport = field(default_factory=ScaleReport)
     timings: Timings = field(default_factory=Timings)
     windows: list[WindowRow] = field(default_factory=list)
+    loops: list[LoopReport] = field(default_factory=list)
     stamps_ns: list[int] = field(default_factory=list)
     poses: list[np.ndarray] = field(default_factory=list)
     cloud: tuple[np.ndarray, np.ndarray] = field(
@@ -147,6 +149,8 @@ class Report:
     def add_update(self, update: Update) -> None:
         """Take seam and times of a window."""
         seam, times = update.seam, update.times
+        if update.loop is not None:
+            self.loops.append(update.loop)
         self.metric, self.scale = update.metric, update.scale
         if update.output_from_before is not None:
             self.poses = [update.output_from_before.transform_pose(pose) for pose in self.poses]
@@ -163,7 +167,7 @@ class Report:
                 seam.refused,
             )
         )
-        for stage in ('prepare', 'network', 'align', 'map'):
+        for stage in ('prepare', 'network', 'align', 'map', 'loop'):
             self.timings.add(stage, getattr(times, f'{stage}_s'))
 
     @property
@@ -243,6 +247,7 @@ class Report:
                 }
                 for row in self.windows
             ],
+            'loops': [_loop_row(loop) for loop in self.loops],
             'checks': [{'name': one.name, 'good': one.is_good, 'detail': one.detail} for one in self.checks],
             'settings': self.config.values(),
         }
@@ -264,6 +269,12 @@ def _matrix(pose: Any) -> np.ndarray:
     matrix[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
     matrix[:3, 3] = p.x, p.y, p.z
     return matrix
+
+
+def _loop_row(loop: LoopReport) -> dict[str, Any]:
+    """A pair of places that was looked at, closed or not, and what that rests on."""
+    evidence = {name: _number(value) for name, value in asdict(loop.evidence).items()}
+    return {**asdict(loop), 'drift': _number(loop.drift), 'evidence': evidence}
 
 
 def _number(value: float) -> float | None:

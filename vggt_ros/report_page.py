@@ -37,6 +37,7 @@ _STAGE = {
     'network': ('network', 'network'),
     'align': ('align', 'align windows'),
     'map': ('map', 'map'),
+    'loop': ('rest', 'close loops'),
     'encode': ('good', 'make messages'),
     'write': ('rest', 'write results'),
 }

@@ -239,10 +239,20 @@ class _Job:
             if 'colmap' in self.export:
                 write_image(self.out / 'colmap' / 'images', frame)
 
+    def _correct(self) -> None:
+        """Where loops were closed, the way and the cloud of the result are those known in the end, in the map."""
+        self.pipeline.finish()
+        self.pipeline.back_end.close()
+        if self.pipeline.statistics.loops:
+            known = dict(zip(*self.pipeline.trajectory(), strict=True))
+            found = zip(self.report.stamps_ns, self.report.poses, strict=True)
+            self.report.poses = [known.get(stamp, pose) for stamp, pose in found]
+
     def _finish(self, *, failed: bool = False) -> None:
         """Write all there is; what cannot be written is said at the end, and does not keep back the rest."""
         self.sensors.close()
         report, errors = self.report, []
+        self._correct()
         report.cloud = self.pipeline.points()
         report.counts = {**asdict(self.pipeline.statistics), 'skipped': self.source.skipped}
         report.messages = dict(self.bag.counts)

@@ -29,6 +29,9 @@ from vggt_ros.core.window import Window
 FRAMES = 4  # of a place: with as many of another they fill a window of 8, the size that VGGT was trained at
 GRID = 32  # columns at most of the depth that is kept of a place; 768 pixels of a 4:3 picture
 JPEG_QUALITY = 95  # at 128x96 some 8 kB a frame, at 518x392 some 90 kB
+# Points that lie and look the same so well need no patches beside them; of 409 false pairs of places in the rooms of
+# retrieval.shared_view none does, though nano takes many of them for one place.
+SURE_AGREEMENT, SURE_CORRELATION = 0.75, 0.8
 EASING = 0.7  # of the bar that a rejected candidate has raised, a window later
 
 
@@ -169,12 +172,16 @@ class LoopCloser:
 
     def _convinces(self, evidence: Evidence) -> bool:
         config = self.config
+        looks_the_same = (
+            not evidence.shared_view < config.min_shared_view  # NaN: the network has no say
+            or (evidence.agreement >= SURE_AGREEMENT and evidence.correlation >= SURE_CORRELATION)
+        )
         return (
-            min(evidence.inliers_old, evidence.inliers_new) >= config.min_inlier_ratio
+            looks_the_same
+            and min(evidence.inliers_old, evidence.inliers_new) >= config.min_inlier_ratio
             and evidence.overlap >= config.min_overlap
             and evidence.agreement >= config.min_agreement
             and evidence.correlation >= config.min_correlation
-            and not evidence.shared_view < config.min_shared_view  # NaN: the network has no say
         )
 
     def _thin_out(self) -> None:
