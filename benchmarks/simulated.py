@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from vggt.preprocessing import resize_keeping_aspect
+from vggt import StreamingVGGT
+from vggt.preprocessing import ImageTransform, resize_keeping_aspect
+from vggt.weights import load_vggt
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.prediction import Prediction
+from vggt_ros.core.retrieval import describe
 from vggt_ros.core.trajectory import Trajectory
 from vggt_ros.core.window import Window
 from vggt_ros.depth_error import DepthFolder
@@ -24,6 +29,7 @@ from vggt_ros.tum import read_tum
 
 WIDTH, PATCH = 112, 14  # the grid; alignment looks at 8192 points of a seam, and four frames have 37632 of this
 LARGEST_SCALE = 3.0  # a window's unit is a third of a metre to three; systems over VGGT report scales of 1.6 to 3.1
+SECOND_LOOKS = 1_000_000  # draws for answers that are no part of the stream are counted from here
 GROSS_TURN_DEG, GROSS_DEPTH = 30.0, 0.5  # of an outlier window: rms turn of a camera, and of the log of a frame's depth
 
 
@@ -85,6 +91,42 @@ class RgbdSequence:
         return poses, np.stack([self._depth[s] for s in stamps_ns]), np.stack([self._image[s] for s in stamps_ns])
 
 
+class Sequence(Protocol):
+    """Frames whose depth and poses are known."""
+
+    name: str
+    frames: list[Frame]
+    K: np.ndarray
+    transform: ImageTransform
+    reference: Trajectory
+
+    def truth(self, stamps_ns: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """world_from_cam [S, 4, 4], depth [S, h, w] in metres and images [S, h, w, 3] of some frames."""
+
+
+class Looks:
+    """What the shipped network sees in each frame of a sequence: its patch tokens, and descriptors made of them."""
+
+    def __init__(self, sequence: Sequence) -> None:
+        network = StreamingVGGT(load_vggt('nano'))
+        patch, width = network.config.patch_size, network.config.image_size
+        self._patches, self._descriptors = {}, {}
+        for frame in sequence.frames:
+            image = resize_keeping_aspect(frame.image, width, patch).image
+            grid = image.shape[1] // patch, image.shape[2] // patch
+            tokens = network.encode(image[None]).numpy()
+            self._patches[frame.stamp_ns] = tokens[0].reshape(*grid, -1).astype(np.float16)
+            self._descriptors[frame.stamp_ns] = describe(tokens, grid)[0]
+
+    def patches(self, stamps_ns: tuple[int, ...]) -> np.ndarray:
+        """[S, rows, columns, C] float16."""
+        return np.stack([self._patches[stamp] for stamp in stamps_ns])
+
+    def descriptors(self, stamps_ns: tuple[int, ...]) -> np.ndarray:
+        """[S, D]."""
+        return np.stack([self._descriptors[stamp] for stamp in stamps_ns])
+
+
 @dataclass(eq=False)
 class SimulatedPredictor:
     """Answers a window with the truth, spoilt, in a similarity frame of its own.
@@ -96,24 +138,54 @@ class SimulatedPredictor:
         sequence: the truth.
         seed: of all errors and scales; the same seed gives the same windows of a sequence.
         errors: how wrong it is.
-        predictions, is_outlier, scales: what was answered so far, one entry a window; units a metre.
+        looks: of the frames, for loop closure; None leaves places unknown.
+        is_fooled: sees the two visits of a window apart from the stream at one place, wherever they were.
+        predictions, is_outlier, scales: what was answered so far, one entry a window; units a metre. A second look at a
+            window that was refused counts in `again` alone.
     """
 
-    sequence: RgbdSequence
+    sequence: Sequence
     seed: int
     errors: Errors = Errors()
+    looks: Looks | None = None
+    is_fooled: bool = False
     predictions: list[Prediction] = field(default_factory=list)
     is_outlier: list[bool] = field(default_factory=list)
     scales: list[float] = field(default_factory=list)
+    again: int = 0
 
     def reset(self) -> None:
         """Nothing is kept between windows."""
 
     def predict(self, window: Window) -> Prediction:
         """Depth and cameras of a window."""
-        rng = np.random.default_rng([zlib.crc32(self.sequence.name.encode()), self.seed, len(self.predictions)])
         stamps_ns = tuple(frame.stamp_ns for frame in window.frames)
+        if self.predictions and _is_second_look(stamps_ns, self.predictions[-1].stamps_ns):
+            self.again += 1
+            return self._answer(stamps_ns, window, self._rng(SECOND_LOOKS + self.again))[0]
+        answer, is_outlier, scale = self._answer(stamps_ns, window, self._rng(len(self.predictions)))
+        self.predictions.append(answer)
+        self.is_outlier.append(is_outlier)
+        self.scales.append(scale)
+        return answer
+
+    def predict_apart(self, window: Window) -> Prediction:
+        """The same for two visits of a place, which are no part of the stream; with the patches that it looks at."""
+        self.again += 1
+        stamps_ns = tuple(frame.stamp_ns for frame in window.frames)
+        answer, _, _ = self._answer(stamps_ns, window, self._rng(SECOND_LOOKS + self.again))
+        return dataclasses.replace(answer, patches=self.looks.patches(stamps_ns)) if self.looks else answer
+
+    def _rng(self, number: int) -> np.random.Generator:
+        return np.random.default_rng([zlib.crc32(self.sequence.name.encode()), self.seed, number])
+
+    def _answer(
+        self, stamps_ns: tuple[int, ...], window: Window, rng: np.random.Generator
+    ) -> tuple[Prediction, bool, float]:
+        """What the network says, whether that is grossly wrong, and its unit."""
         poses, depth, images = self.sequence.truth(stamps_ns)
+        if self.is_fooled:
+            poses = _at_one_place(poses, stamps_ns)
         scale = LARGEST_SCALE ** rng.uniform(-1, 1)
         focal = math.exp(rng.normal(0, self.errors.focal))
         is_outlier = bool(rng.random() < self.errors.outliers)
@@ -134,11 +206,9 @@ class SimulatedPredictor:
             depth=depth.astype(np.float32),
             confidence=np.where(np.isfinite(depth), np.float32(2), np.float32('nan')),
             transform=self.sequence.transform,
+            descriptors=self.looks.descriptors(stamps_ns) if self.looks else None,
         )
-        self.predictions.append(prediction)
-        self.is_outlier.append(is_outlier)
-        self.scales.append(scale)
-        return prediction
+        return prediction, is_outlier, scale
 
     def _spoil_poses(self, rng: np.random.Generator, poses: np.ndarray, is_outlier: bool) -> np.ndarray:
         """[S, 4, 4] true poses -> as the network sees them, metres."""
@@ -158,6 +228,18 @@ class SimulatedPredictor:
         if is_outlier:
             knots += rng.normal(0, GROSS_DEPTH, (count, 1, 1))
         return np.exp([cv2.resize(one, (width, height), interpolation=cv2.INTER_CUBIC) for one in knots])
+
+
+def _is_second_look(stamps_ns: tuple[int, ...], last: tuple[int, ...]) -> bool:
+    """Whether these are the newest frames of the last window once more, beside fewer old ones."""
+    return len(stamps_ns) < len(last) and stamps_ns == last[-len(stamps_ns) :]
+
+
+def _at_one_place(poses: np.ndarray, stamps_ns: tuple[int, ...]) -> np.ndarray:
+    """Of two visits, told apart by the longest pause, the second moved to where the first was."""
+    start = int(np.argmax(np.diff(stamps_ns))) + 1
+    second = poses[0] @ invert_rigid(poses[start]) @ poses[start:]
+    return np.concatenate([poses[:start], second])
 
 
 def trajectory_of(placed: dict[int, np.ndarray]) -> Trajectory:

@@ -11,7 +11,8 @@ Method: the real pipeline (window 8, stride 4, all other settings at their defau
 in the place of the network stands one that knows the true depth and poses and spoils them (benchmarks/simulated.py).
 Intrinsics are the network's own, so that its focal error is felt. `chained` takes the very same predictions and puts
 each window on the one before by Umeyama's Sim(3) on the camera centres of the shared frames. Errors are rms over all
-frames, each as published first.
+frames, each as published first; `ours_loop` is the same with loop closure, the way as it is known in the end. Places
+look as nano sees them in the real pictures; the pass that looks closely at two visits is the simulated network's.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ import numpy as np
 import torch
 
 from benchmarks.network import cpu_name
-from benchmarks.simulated import Errors, RgbdSequence, SimulatedPredictor, trajectory_of
+from benchmarks.simulated import Errors, Looks, RgbdSequence, SimulatedPredictor, trajectory_of
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import SourceError, VggtRosError
 from vggt_ros.core.geometry import Sim3
+from vggt_ros.core.loop_report import LoopReport
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.submap import SeamStatus, Update
@@ -43,9 +45,13 @@ from vggt_ros.core.trajectory import Trajectory, umeyama
 from vggt_ros.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_BUILT = ('ours_loop', 'ours_odometry_scale', 'ours_depth_scale', 'ours_height_scale')
+NOT_BUILT = ('ours_odometry_scale', 'ours_depth_scale', 'ours_height_scale')
 ALL_ERRORS = Errors()
-CONFIG = Config().with_values({'window_size': 8, 'window_stride': 4, 'intrinsics_mode': 'per_window'})
+CONFIG = Config().with_values(
+    {'window_size': 8, 'window_stride': 4, 'intrinsics_mode': 'per_window', 'loop_closure': False}
+)
+LOOPS = CONFIG.with_values({'loop_closure': True})
+SAME_PLACE_M, SAME_VIEW_DEG = 1.0, 35.0  # two visits this near, looking the same way: a loop between them is true
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Run:
         figures: ate_sim3, ate_se3 and scale by method; None where the method is not built yet.
         windows, outliers, refused: windows in all, of those grossly wrong, of those refused.
         false_alarms: windows refused that were not.
+        loops_true, loops_false: loops closed between visits of one place, and between others.
     """
 
     sequence: str
@@ -66,6 +73,8 @@ class Run:
     outliers: int
     refused: int
     false_alarms: int
+    loops_true: int
+    loops_false: int
 
     def ate(self, method: str) -> float:
         """Sim(3) ATE in metres of a method that is built."""
@@ -75,18 +84,20 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON object."""
-        outliers = {'outliers': self.outliers, 'refused': self.refused, 'false_alarms': self.false_alarms}
-        return {'sequence': self.sequence, 'seed': self.seed, **self.figures, 'windows': self.windows, **outliers}
+        counts = ('windows', 'outliers', 'refused', 'false_alarms', 'loops_true', 'loops_false')
+        return {'sequence': self.sequence, 'seed': self.seed, **self.figures, **{n: getattr(self, n) for n in counts}}
 
 
-def measure(sequence: RgbdSequence, seed: int, errors: Errors = ALL_ERRORS) -> Run:
-    """Run the pipeline once, and judge it and the baseline on the same predictions."""
+def measure(sequence: RgbdSequence, seed: int, errors: Errors = ALL_ERRORS, looks: Looks | None = None) -> Run:
+    """Run the pipeline without and with loop closure, and judge both and the baseline on the same predictions."""
     predictor = SimulatedPredictor(sequence, seed, errors)
     pipeline = Pipeline(CONFIG, predictor)
     answers = [*map(pipeline.add_frame, sequence.frames), pipeline.flush()]
     updates = [update for update in answers if update is not None]
     ours = {frame.stamp_ns: frame.map_from_cam for update in updates for frame in update.frames}
-    estimates = {'chained': chain(predictor.predictions), 'ours': trajectory_of(ours)}
+    closed, loops = with_loops(sequence, SimulatedPredictor(sequence, seed, errors, looks or Looks(sequence)))
+    true = [is_true_loop(sequence, loop) for loop in loops]
+    estimates = {'chained': chain(predictor.predictions), 'ours': trajectory_of(ours), 'ours_loop': closed}
     is_refused = [_is_refused(update) for update in updates]
     pairs = list(zip(is_refused, predictor.is_outlier, strict=True))
     return Run(
@@ -100,7 +111,27 @@ def measure(sequence: RgbdSequence, seed: int, errors: Errors = ALL_ERRORS) -> R
         outliers=sum(predictor.is_outlier),
         refused=sum(refused and outlier for refused, outlier in pairs),
         false_alarms=sum(refused and not outlier for refused, outlier in pairs),
+        loops_true=sum(true),
+        loops_false=len(true) - sum(true),
     )
+
+
+def with_loops(sequence: RgbdSequence, predictor: SimulatedPredictor) -> tuple[Trajectory, list[LoopReport]]:
+    """The way as it is known in the end, and the loops that were closed."""
+    pipeline = Pipeline(LOOPS, predictor)
+    updates = [*map(pipeline.add_frame, sequence.frames), pipeline.flush()]
+    pipeline.finish()
+    stamps_ns, poses = pipeline.trajectory()
+    loops = [update.loop for update in updates if update is not None and update.loop is not None]
+    return Trajectory(stamps_ns, poses), [loop for loop in loops if loop.is_closed]
+
+
+def is_true_loop(sequence: RgbdSequence, loop: LoopReport) -> bool:
+    """Whether the camera was at one place at both visits, and looked the same way."""
+    old, new = sequence.truth((loop.old_stamp_ns, loop.stamp_ns))[0]
+    way = float(np.linalg.norm(old[:3, 3] - new[:3, 3]))
+    turn = np.degrees(np.arccos(np.clip(old[:3, 2] @ new[:3, 2], -1, 1)))  # between the optical axes
+    return way < SAME_PLACE_M and turn < SAME_VIEW_DEG
 
 
 def chain(predictions: Sequence[Prediction]) -> Trajectory:
@@ -137,8 +168,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for folder in arguments.sequences:
             sequence = load(folder)
+            looks = Looks(sequence)
             for seed in range(arguments.seed, arguments.seed + arguments.seeds):
-                runs.append(measure(sequence, seed, errors))
+                runs.append(measure(sequence, seed, errors, looks))
                 if arguments.json:
                     print(json.dumps(runs[-1].to_dict()), flush=True)
     except VggtRosError as error:
@@ -170,7 +202,18 @@ def headline(errors: Sequence[str]) -> str:
 
 def table(runs: Sequence[Run]) -> str:
     """One row a sequence: medians over its seeds."""
-    header = ('sequence', 'seeds', 'chained', 'ours', 'ours / chained', 'ours, range', 'ours SE(3)', *NOT_BUILT)
+    header = (
+        'sequence',
+        'seeds',
+        'chained',
+        'ours',
+        'ours / chained',
+        'ours, range',
+        'ours_loop',
+        'loops, false',
+        'ours SE(3)',
+        *NOT_BUILT,
+    )
     rows = [f'| {" | ".join(header)} |', '|' + '---|' * len(header)]
     for name in dict.fromkeys(run.sequence for run in runs):
         own = [run for run in runs if run.sequence == name]
@@ -183,6 +226,8 @@ def table(runs: Sequence[Run]) -> str:
             f'{statistics.median(ours):.4f}',
             _ratio(own),
             f'{min(ours):.4f} to {max(ours):.4f}',
+            f'{statistics.median(run.ate("ours_loop") for run in own):.4f}',
+            f'{sum(run.loops_true for run in own)}, {sum(run.loops_false for run in own)}',
             f'{se3:.3f}',
             *['not built yet'] * len(NOT_BUILT),
         )
@@ -218,7 +263,7 @@ def _figures(estimate: Trajectory, reference: Trajectory) -> dict[str, float]:
 
 def _is_refused(update: Update) -> bool:
     """Whether the pipeline says of a window that it is not to be trusted."""
-    return update.seam.status in (SeamStatus.DEGENERATE, SeamStatus.HELD)
+    return update.seam.refused > 0 or update.seam.status in (SeamStatus.REFUSED, SeamStatus.DEGENERATE, SeamStatus.HELD)
 
 
 if __name__ == '__main__':
