@@ -29,6 +29,8 @@ from vggt_ros.diagnostics import Health, Rate, diagnostics, hardware
 from vggt_ros.encode import Encoder
 from vggt_ros.inputs import Inputs
 from vggt_ros.mailbox import Mailbox
+from vggt_ros.mask_inputs import MaskInputs
+from vggt_ros.masks import Masks
 from vggt_ros.messages import ros_messages
 from vggt_ros.moments import Moments
 from vggt_ros.outputs import Outputs
@@ -73,6 +75,7 @@ class VggtNode(LifecycleNode):
         self._inputs: Inputs | None = None
         self._sensors: Sensors | None = None
         self._worker: Worker | None = None
+        self._mask_inputs: MaskInputs | None = None
         self._mailbox: Mailbox[Any] = Mailbox(1)
         self._is_enabled = True
         self._rate = Rate()
@@ -185,6 +188,7 @@ class VggtNode(LifecycleNode):
         self._moments = Moments(len(config.rig.cameras), round(config.rig.camera_sync_s * 1e9))
         self._last_image_s = [time.monotonic()] * max(1, len(config.rig.cameras))
         self._inputs = Inputs(self, config.input, self._on_image, self._on_camera_info, config.rig.cameras)
+        masks = tuple(Masks(config.mask, name) for name in config.rig.cameras or ('',))
         self._worker = Worker(
             self._pipeline,
             Encoder(config, ros_messages(), self._pipeline.points),
@@ -196,7 +200,9 @@ class VggtNode(LifecycleNode):
             convert=convert_to_rgb,
             is_rectified=self._inputs.is_rectified,
             scene=self._scene,
+            masks=masks,
         )
+        self._mask_inputs = MaskInputs(self, config.mask, masks, config.rig.cameras)
         self._sensors = Sensors(self, config.scale, self._pipeline.evidence)
         if self._pipeline.statistics.frames:  # the robot may have moved since the last activation
             self._worker.ask_reset()
@@ -210,6 +216,9 @@ class VggtNode(LifecycleNode):
         if self._inputs is not None:
             self._inputs.destroy()
             self._inputs = None
+        if self._mask_inputs is not None:
+            self._mask_inputs.destroy()
+            self._mask_inputs = None
         if self._sensors is not None:
             self._sensors.destroy()
             self._sensors = None
@@ -298,7 +307,8 @@ class VggtNode(LifecycleNode):
         deaf = self._sensors.describe_silence() if self._sensors is not None else ''
         if deaf:
             self._throttle(log.warning, 'sensors', deaf)
-        if self._worker is None or self._pipeline is None:
+        worker, pipeline = self._worker, self._pipeline
+        if worker is None or pipeline is None:
             return
         self._tf_watch.tick()
         rivals = self._tf_watch.describe()
@@ -309,23 +319,23 @@ class VggtNode(LifecycleNode):
         config = self._settings.config
         health = Health(
             config=config,
-            tally=self._worker.tally,
-            statistics=self._pipeline.statistics,
+            tally=worker.tally,
+            statistics=pipeline.statistics,
             mailbox=self._mailbox,
             silence=silence,
             deaf=deaf,
             is_needed=self._is_needed(),
-            device=hardware(self._pipeline.predictor),
+            device=hardware(pipeline.predictor),
             rivals=rivals,
             idle_s=time.monotonic() - max(self._last_image_s),
             rate_hz=self._rate.measure(self._mailbox.received, time.monotonic()),
             moments=self._moments if config.rig.cameras else None,
-            rig_fit=getattr(self._pipeline.predictor, 'fit', None),
+            rig_fit=getattr(pipeline.predictor, 'fit', None),
         )
         array = diagnostics(health, self.get_fully_qualified_name().lstrip('/'))
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
-        if self._worker.tally.gave_up:
+        if worker.tally.gave_up:
             log.error('out of memory with smaller windows, too: deactivated; lower window_size or input_width')
             self.trigger_deactivate()
 
