@@ -13,6 +13,7 @@ import numpy as np
 from vggt_ros.core.errors import EncodingError, ShapeError, SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.decode import CameraInfoCache, decode_frame, is_depth, is_distorted, stamp_ns
+from vggt_ros.masks import FindMask
 from vggt_ros.recording import RecordedMessage, RecordedTopic, open_recording
 from vggt_ros.rectify import Rectifiers
 from vggt_ros.static_tf import StaticTransforms
@@ -35,6 +36,7 @@ class BagSource:
         frame_id: name of the optical frame; empty takes that of the images.
         skip_bad: log and count an image that cannot be decoded, instead of stopping on it.
         rectify: take lens distortion out, unless the topic is a rectified one.
+        find_mask: which pixels of an image count (masks.Masks.find).
 
     Raises:
         SourceError: no bag, no image topic, or several and none is named.
@@ -49,10 +51,12 @@ class BagSource:
         frame_id: str = '',
         skip_bad: bool = False,
         rectify: bool = True,
+        find_mask: FindMask | None = None,
     ) -> None:
         self.path, self.skip_bad, self.skipped = Path(path), skip_bad, 0
         self._frame_id = frame_id
         self._rectifiers = Rectifiers() if rectify else None
+        self._find_mask = find_mask
         self._recording = open_recording(path)
         try:
             self.topic = self._choose_topic(topic)
@@ -104,6 +108,7 @@ class BagSource:
             frame_id=self._frame_id,
             rectified=self._rectified,
             rectifiers=self._rectifiers,
+            find_mask=self._find_mask,
         )
 
     def _images_after_info(self, infos: CameraInfoCache) -> Iterator[RecordedMessage]:

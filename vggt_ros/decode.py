@@ -57,6 +57,7 @@ def decode_frame(
     frame_id: str = '',
     rectified: bool = False,
     rectifiers: Rectifiers | None = None,
+    find_mask: Callable[[int, tuple[int, int]], np.ndarray | None] | None = None,
 ) -> Frame:
     """An image message and its calibration -> Frame.
 
@@ -68,21 +69,23 @@ def decode_frame(
         frame_id: name of the optical frame; empty takes that of the message.
         rectified: the image is rectified, so P of the CameraInfo holds its intrinsics, not K.
         rectifiers: takes lens distortion out of an image that is not rectified; None leaves it in.
+        find_mask: gives for the stamp and the size of the message which of its pixels count (masks.Masks.find).
 
     Raises:
         EncodingError: the image cannot be decoded, has no stamp, or its lens cannot be rectified.
-        ShapeError: the CameraInfo is for an image of another shape.
+        ShapeError: the CameraInfo or the mask is for an image of another shape.
     """
     stamp = stamp_ns(message.header.stamp)
     if stamp <= 0:
         raise EncodingError('the image has stamp 0; its publisher must fill header.stamp with the time of exposure')
     image = decode_compressed(message) if hasattr(message, 'format') else decode_image(message, convert)
+    seen = find_mask(stamp, image.shape[:2]) if find_mask is not None else None
     name = frame_id or message.header.frame_id.lstrip('/') or DEFAULT_FRAME_ID
     lens = None if info is None or rectified or rectifiers is None else lens_of(info, image.shape[:2])
     if rectifiers is not None and lens is not None:
         rectifier = rectifiers.find(lens)
-        return Frame(stamp, rectifier.rectify(image), name, rectifier.K, rectifier.mask)
-    return Frame(stamp, image, name, None if info is None else camera_matrix(info, image.shape[:2], rectified))
+        return Frame(stamp, rectifier.rectify(image), name, rectifier.K, rectifier.cover(seen))
+    return Frame(stamp, image, name, None if info is None else camera_matrix(info, image.shape[:2], rectified), seen)
 
 
 def decode_image(message: Any, convert: Converter | None = None) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 from vggt_ros.core.errors import EncodingError, SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.decode import DEFAULT_FRAME_ID
+from vggt_ros.masks import FindMask
 from vggt_ros.rectify import Lens, Rectifiers
 from vggt_ros.static_tf import StaticTransforms
 
@@ -49,20 +50,28 @@ class ImageFolderSource:
         frame_id: name of the optical frame.
         skip_bad: log and count an image that cannot be read, instead of stopping on it.
         rectify: take lens distortion out.
+        find_mask: which pixels of an image count (masks.Masks.find).
 
     Raises:
         SourceError: no images, or a list or calibration that cannot be read.
     """
 
     def __init__(
-        self, path: Path | str, *, rate: float = 10.0, frame_id: str = '', skip_bad: bool = False, rectify: bool = True
+        self,
+        path: Path | str,
+        *,
+        rate: float = 10.0,
+        frame_id: str = '',
+        skip_bad: bool = False,
+        rectify: bool = True,
+        find_mask: FindMask | None = None,
     ) -> None:
         self.path, self.skip_bad, self.skipped = Path(path), skip_bad, 0
         self._frame_id = frame_id or DEFAULT_FRAME_ID
         self._files = self._read_list() or self._list_files(rate)
         if not self._files:
             raise SourceError(f'{path} holds no images ({", ".join(IMAGE_SUFFIXES)}) and no bag')
-        self._rectifiers = Rectifiers() if rectify else None
+        self._rectifiers, self._find_mask = Rectifiers() if rectify else None, find_mask
         self._camera = self._read_camera()
 
     def __len__(self) -> int:
@@ -112,12 +121,13 @@ class ImageFolderSource:
         return [(START_NS + round(i * 1e9 / rate), file) for i, file in enumerate(files)]
 
     def _make_frame(self, stamp_ns: int, image: np.ndarray) -> Frame:
-        K = self._K(image.shape[:2])
+        K, size = self._K(image.shape[:2]), image.shape[:2]
+        seen = self._find_mask(stamp_ns, size) if self._find_mask is not None else None
         if K is None or self._camera is None or self._rectifiers is None or not self._camera.distortion.any():
-            return Frame(stamp_ns, image, self._frame_id, K)
+            return Frame(stamp_ns, image, self._frame_id, K, seen)
         lens = Lens(image.shape[:2], K, self._camera.distortion, self._camera.model, np.eye(3), K)
         rectifier = self._rectifiers.find(lens)
-        return Frame(stamp_ns, rectifier.rectify(image), self._frame_id, rectifier.K, rectifier.mask)
+        return Frame(stamp_ns, rectifier.rectify(image), self._frame_id, rectifier.K, rectifier.cover(seen))
 
     def _read_camera(self) -> _Camera | None:
         file = self.path / 'camera.json'

@@ -82,6 +82,13 @@ class Rectifier:
         """[H, W, 3] uint8 as the lens sees it -> the same size as the pinhole sees it."""
         return cv2.remap(image, *self._maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
+    def cover(self, seen: np.ndarray | None) -> np.ndarray | None:
+        """[H, W] bool, where the image counts -> where the rectified one does; None: everywhere."""
+        if seen is None:
+            return self.mask
+        moved = cv2.remap(seen.astype(np.uint8) * 255, *self._maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        return moved == 255  # nothing of what does not count is mixed in
+
 
 class Rectifiers:
     """The rectifier of a calibration, made when it first comes, or changes."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vggt_ros.bag import BagSource
 from vggt_ros.core.config import RigConfig
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
+from vggt_ros.masks import FindMask
 from vggt_ros.moments import Moment, Moments
 from vggt_ros.static_tf import StaticTransforms
 
@@ -37,6 +38,7 @@ class RigSource:
         *,
         skip_bad: bool = False,
         rectify: bool = True,
+        find_masks: Sequence[FindMask | None] = (),
     ) -> None:
         names = config.cameras
         topics = topics or [f'/{name}/image' for name in names]
@@ -48,8 +50,9 @@ class RigSource:
         self.path, self._config = Path(path), config
         self._cameras: list[BagSource] = []
         try:
-            for topic in topics:
-                self._cameras.append(BagSource(path, topic, skip_bad=skip_bad, rectify=rectify))
+            for topic, find_mask in zip(topics, find_masks or [None] * len(topics), strict=True):
+                source = BagSource(path, topic, skip_bad=skip_bad, rectify=rectify, find_mask=find_mask)
+                self._cameras.append(source)
         except BaseException:
             self.close()
             raise

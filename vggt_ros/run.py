@@ -33,6 +33,7 @@ from vggt_ros.encode import Encoder, standalone_tf_static
 from vggt_ros.exports import describe_frame, glb_scene, ply_cloud, tum_trajectory, write_atomically
 from vggt_ros.flags import add_setting_flags, config_from_flags
 from vggt_ros.messages import bag_messages
+from vggt_ros.recorded_masks import masks_of
 from vggt_ros.recorded_sensors import open_sensors
 from vggt_ros.report import Report
 from vggt_ros.report_page import render
@@ -392,6 +393,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--topic', default='', help='image topic of a bag that has several; those of a rig, separated by commas'
     )
     parser.add_argument('--camera-info', default='', metavar='TOPIC', help='its CameraInfo, where it is no sibling')
+    parser.add_argument('--mask-topic', default='', metavar='TOPIC', help='masks of a bag, for --mask-mode')
     for name, what in SENSORS.items():
         parser.add_argument(f'--{name}-topic', default='', metavar='TOPIC', help=f'{what} of a bag that has several')
     parser.add_argument('--rate', type=float, default=10.0, help='images a second of a folder without stamps (10)')
@@ -423,6 +425,7 @@ def main(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         rectify=config.camera.rectify == 'auto',
         rig=config.rig,
+        find_masks=masks_of(Path(args.source), config, args.mask_topic),
     )
     sensor_topics = {name: topic for name in SENSORS if (topic := getattr(args, f'{name}_topic'))}
     out = Path(args.out) if args.out else Path('runs') / (Path(args.source).resolve().stem or 'run')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from vggt_ros.core.config import RigConfig
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.images import ImageFolderSource
+from vggt_ros.masks import FindMask
 from vggt_ros.recording import BAG_SUFFIXES, STORAGE_SUFFIXES
 from vggt_ros.rig_source import RigSource
 from vggt_ros.static_tf import StaticTransforms
@@ -52,6 +53,7 @@ def open_source(
     skip_bad: bool = False,
     rectify: bool = True,
     rig: RigConfig | None = None,
+    find_masks: Sequence[FindMask] = (),
 ) -> Source:
     """Open a bag, a video or a folder of images.
 
@@ -63,6 +65,7 @@ def open_source(
         skip_bad: go on where an image cannot be decoded.
         rectify: take lens distortion out where the calibration has it.
         rig: several cameras of a bag as one; topic then names their topics, separated by commas.
+        find_masks: for each camera which of its pixels count (masks.Masks.find); none where all do.
 
     Raises:
         SourceError: nothing there, or nothing that holds frames.
@@ -74,17 +77,27 @@ def open_source(
     if rig is not None and rig.cameras:
         if not is_bag(path):
             raise SourceError(f'{path} is no bag: it holds one camera, camera_names names {len(rig.cameras)}')
-        return RigSource(path, rig, [name for name in topic.split(',') if name], skip_bad=skip_bad, rectify=rectify)
+        topics = [name for name in topic.split(',') if name]
+        return RigSource(path, rig, topics, skip_bad=skip_bad, rectify=rectify, find_masks=find_masks)
+    find_mask = find_masks[0] if find_masks else None
     if is_bag(path):
         return BagSource(
-            path, topic, camera_info_topic=camera_info_topic, frame_id=frame_id, skip_bad=skip_bad, rectify=rectify
+            path,
+            topic,
+            camera_info_topic=camera_info_topic,
+            frame_id=frame_id,
+            skip_bad=skip_bad,
+            rectify=rectify,
+            find_mask=find_mask,
         )
     if topic:
         raise SourceError(f'{path} is no bag, so it has no topic {topic}')
     if path.is_dir():
-        return ImageFolderSource(path, rate=rate, frame_id=frame_id, skip_bad=skip_bad, rectify=rectify)
+        return ImageFolderSource(
+            path, rate=rate, frame_id=frame_id, skip_bad=skip_bad, rectify=rectify, find_mask=find_mask
+        )
     if suffix in VIDEO_SUFFIXES:
-        return VideoSource(path, frame_id=frame_id)
+        return VideoSource(path, frame_id=frame_id, find_mask=find_mask)
     raise SourceError(
         f'{path} is none of: a bag ({", ".join(BAG_SUFFIXES)}, a rosbag2 folder), '
         f'a video ({", ".join(VIDEO_SUFFIXES)}), a folder of images'

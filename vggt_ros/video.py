@@ -11,6 +11,7 @@ import cv2
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.decode import DEFAULT_FRAME_ID
+from vggt_ros.masks import FindMask
 from vggt_ros.static_tf import StaticTransforms
 
 log = logging.getLogger(__name__)
@@ -25,13 +26,15 @@ class VideoSource:
     Args:
         path: video file.
         frame_id: name of the optical frame.
+        find_mask: which pixels of an image count (masks.Masks.find).
 
     Raises:
         SourceError: the file cannot be opened as a video.
     """
 
-    def __init__(self, path: Path | str, *, frame_id: str = '') -> None:
+    def __init__(self, path: Path | str, *, frame_id: str = '', find_mask: FindMask | None = None) -> None:
         self.path, self._frame_id = Path(path), frame_id or DEFAULT_FRAME_ID
+        self._find_mask = find_mask
         self.skipped = 0
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
@@ -52,7 +55,8 @@ class VideoSource:
             stamp_ns = START_NS + round(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
             if stamp_ns <= last_ns:
                 stamp_ns = max(last_ns + 1, START_NS + round(count / self._rate * 1e9))
-            yield Frame(stamp_ns, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), self._frame_id)
+            seen = self._find_mask(stamp_ns, image.shape[:2]) if self._find_mask is not None else None
+            yield Frame(stamp_ns, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), self._frame_id, mask=seen)
             count, last_ns = count + 1, stamp_ns
         if count == 0:
             raise SourceError(f'{self.path} holds no readable frame')

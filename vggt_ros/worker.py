@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vggt_ros.core.config import Config, FramesConfig
+from vggt_ros.core.config import Config, FramesConfig, MaskConfig
 from vggt_ros.core.errors import EncodingError, ShapeError, VggtRosError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
@@ -27,6 +27,7 @@ from vggt_ros.correction import MapToOdom
 from vggt_ros.decode import CameraInfoCache, decode_frame, is_distorted, stamp_ns
 from vggt_ros.encode import Encoder, Output
 from vggt_ros.mailbox import Letter, Mailbox
+from vggt_ros.masks import Masks
 from vggt_ros.moments import Moment
 from vggt_ros.rectify import Rectifiers
 from vggt_ros.scene import Scene, Snapshot
@@ -96,6 +97,7 @@ class Worker:
         convert: decodes the rarer encodings (decode.decode_image).
         is_rectified: for each camera whether its images are rectified (decode.decode_frame).
         scene: takes down what goes into the map, for whoever saves it.
+        masks: of each camera.
     """
 
     def __init__(
@@ -110,9 +112,11 @@ class Worker:
         convert: Callable[[Any], np.ndarray] | None = None,
         is_rectified: tuple[bool, ...] = (False,),
         scene: Scene | None = None,
+        masks: tuple[Masks, ...] = (),
     ) -> None:
         self.tally = Tally()
         self.camera_infos = tuple(CameraInfoCache() for _ in is_rectified)
+        self.masks = masks or tuple(Masks(MaskConfig()) for _ in is_rectified)
         self._pipeline, self._encoder, self._mount, self._sink = pipeline, encoder, mount, sink
         self._settings, self._mailbox = settings, mailbox
         self._convert, self._is_rectified = convert, is_rectified
@@ -297,6 +301,7 @@ class Worker:
             frame_id='' if camera else self._config.frames.camera_optical_frame,
             rectified=is_rectified,
             rectifiers=rectifiers,
+            find_mask=self.masks[camera].find,
         )
         self.tally.image = f'{frame.size[1]}x{frame.size[0]} {getattr(message, "encoding", None) or message.format}'
         self.tally.uncalibrated = frame.K is None

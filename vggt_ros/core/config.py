@@ -176,6 +176,27 @@ class CameraConfig(Section):
 
 
 @dataclass(frozen=True)
+class MaskConfig(Section):
+    """Which pixels do not count: the robot itself, things that move, the sky. Their depth is unknown."""
+
+    prefix: ClassVar[str] = 'mask_'
+    path: str = setting(
+        '', 'picture of the size of the camera image, black where it shows the robot; {camera} is the name in a rig'
+    )
+    mode: str = setting(
+        'none', 'masks on the topic mask, mono8, 0 where a pixel does not count: none, the latest, or by stamp',
+        one_of=('none', 'latest', 'stamped'),
+    )
+    timeout_s: float = setting(
+        0.5, 'seconds to wait for the mask of a stamp; without, the image is dropped', at_least=0, at_most=5
+    )
+    sky: bool = setting(False, 'leave out as sky what is far, not confident, and reaches the top', dynamic=True)
+    moving: bool = setting(
+        False, 'leave out of the map what other frames of a window look through: it has moved', dynamic=True
+    )
+
+
+@dataclass(frozen=True)
 class ScaleConfig(Section):
     """Where metres come from, and which way is up."""
 
@@ -405,6 +426,7 @@ class Config:
     keyframe: KeyframeConfig = KeyframeConfig()
     stream: StreamConfig = StreamConfig()
     camera: CameraConfig = CameraConfig()
+    mask: MaskConfig = MaskConfig()
     scale: ScaleConfig = ScaleConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     cloud: CloudConfig = CloudConfig()
