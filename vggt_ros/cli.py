@@ -1,4 +1,4 @@
-"""The command `vggt_ros`: run, replay, evaluate, demo, studio, doctor."""
+"""The command `vggt_ros`: run, replay, evaluate, demo, studio, view, doctor."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ COMMANDS = {
     'evaluate': ('vggt_ros.evaluate', 'how good a result is, against a true trajectory and measured depth'),
     'demo': ('vggt_ros.demo', 'start the node, replay the clip that ships with the package, check what it publishes'),
     'studio': ('vggt_ros.studio.server', 'a web page: drop images, a video or a bag, look at the 3D'),
+    'view': ('vggt_ros.studio.view', 'a running node or a bag of its results in the browser'),
     'doctor': ('vggt_ros.doctor', 'what is missing on this machine, and the command that mends it'),
 }
 OUR_ERROR, INTERRUPTED = 2, 130
