@@ -1,7 +1,7 @@
 """What the consumers of our messages do with them, from their published rules; own code, and none of ours in it.
 
-Each judge takes messages as they came over the wire and gives what the consumer makes of them, or raises RejectedError with
-the consumer's reason. Facts are named under Source; nothing here ran inside a consumer.
+Each judge takes messages as they came over the wire and gives what the consumer makes of them, or raises RejectedError
+with the consumer's reason. Facts are named under Source; nothing here ran inside a consumer.
 """
 
 from __future__ import annotations
