@@ -290,7 +290,7 @@ class VggtNode(LifecycleNode):
             return worker.ask_snapshot()
         answer: Future[Snapshot] = Future()
         assert self._pipeline is not None
-        answer.set_result(self._scene.snapshot(self._pipeline.points()))
+        answer.set_result(self._scene.snapshot(self._pipeline.points(), self._pipeline.trajectory()))
         return answer
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:

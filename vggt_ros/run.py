@@ -273,7 +273,7 @@ class _Job:
 
     def _write_exports(self) -> None:
         """What --export asks for."""
-        snapshot = self.scene.snapshot(self.report.cloud)
+        snapshot = self.scene.snapshot(self.report.cloud, self.pipeline.trajectory())
         for name, make in scene_files(snapshot, self.export).items():
             path = self.out / name
             make_folder(path.parent)

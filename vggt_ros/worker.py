@@ -176,7 +176,7 @@ class Worker:
             except queue.Empty:
                 return
             try:
-                asked.set_result(self.scene.snapshot(self._pipeline.points()))
+                asked.set_result(self.scene.snapshot(self._pipeline.points(), self._pipeline.trajectory()))
             except Exception as error:
                 asked.set_exception(error)
 
