@@ -28,6 +28,7 @@ setup(
         (f'share/{NAME}/config', glob('config/*.yaml')),
         (f'share/{NAME}/rviz', glob('rviz/*.rviz')),
         (f'share/{NAME}/foxglove', glob('foxglove/*.json')),
+        (f'share/{NAME}/sros2', glob('sros2/*.xml')),
         (f'lib/{NAME}', ['scripts/node']),
     ],
     entry_points={'console_scripts': [f'{NAME} = {NAME}.cli:main']},

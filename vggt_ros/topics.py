@@ -130,3 +130,28 @@ def topics_of(cameras: tuple[str, ...]) -> tuple[Topic, ...]:
 def resolve(name: str, node_name: str = NODE_NAME) -> str:
     """The absolute name of a topic of the table: '~/odom' -> '/vggt/odom'."""
     return node_name + name[1:] if name.startswith('~') else name
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that the node offers while it is configured; those of a lifecycle node come on top.
+
+    Args:
+        name: '~/...' lies under the node's own name.
+        type: ROS 2 name of the service type.
+        help: what it does, in one sentence.
+    """
+
+    name: str
+    type: str
+    help: str
+
+
+_TRIGGER = 'std_srvs/srv/Trigger'
+
+SERVICES = (
+    Service('~/reset', _TRIGGER, 'start a new map with the next image'),
+    Service('~/enable', 'std_srvs/srv/SetBool', 'take images or leave them; the network stays loaded'),
+    Service('~/save_map', _TRIGGER, 'write the map to disk; the answer names the folder'),
+    Service('~/save_trajectory', _TRIGGER, 'write the way so far to disk; the answer names the file'),
+)
