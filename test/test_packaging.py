@@ -14,7 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = ElementTree.parse(ROOT / 'package.xml').getroot()
 # Names of ROS packages; what else is imported is Python's own or pip's.
-ROS = re.compile(r'^(rclpy|ament_index_python|launch\w*|\w+_msgs(_py)?|std_srvs|\w+_interfaces|tf2_ros|tf_transformations|cv_bridge)$')
+ROS = re.compile(
+    r'^(rclpy|ament_index_python|launch\w*|\w+_msgs(_py)?|std_srvs|\w+_interfaces|tf2_ros|tf_transformations|cv_bridge)$'
+)
 # Where the name to import is not the name to install.
 PIP_NAMES = {'cv2': 'opencv-python-headless', 'PIL': 'pillow', 'ruamel': 'ruamel.yaml'}
 
@@ -127,7 +129,8 @@ def test_ros2_run_finds_the_node_where_it_looks(wheel):
     assert wheel.read(node).startswith(b'#!/usr/bin/env python3\n')
     shared = {entry.partition('/share/')[2] for entry in wheel.namelist()}
     assert {'ament_index/resource_index/packages/vggt_ros', 'vggt_ros/package.xml'} <= shared
-    for folder, pattern in (('launch', '*.launch.py'), ('config', '*.yaml'), ('rviz', '*.rviz'), ('foxglove', '*.json')):
+    patterns = (('launch', '*.launch.py'), ('config', '*.yaml'), ('rviz', '*.rviz'), ('foxglove', '*.json'))
+    for folder, pattern in patterns:
         assert {f'vggt_ros/{folder}/{path.name}' for path in (ROOT / folder).glob(pattern)} <= shared
 
 
@@ -142,3 +145,17 @@ def test_the_offline_command_line_starts_where_ros_is_not_installed():
     shown = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert '--out' in shown.stdout
+
+
+def test_images_are_made_for_every_distribution_with_the_numpy_it_wants():
+    from vggt_ros.distro import DISTROS
+
+    bake = (ROOT / 'docker/bake.hcl').read_text()
+    (matrix,) = re.findall(r'matrix\s*= { distro = \[(.*)\] }', bake)
+    supported = {one.name: one for one in DISTROS if one.name != 'kilted'}  # ends in November 2026
+    assert set(re.findall(r'"(\w+)"', matrix)) == set(supported)
+    dockerfile = (ROOT / 'docker/Dockerfile').read_text()
+    (old,) = re.findall(r'=~ \^\(([\w|]+)\)\$ ]]; then echo .numpy<2', dockerfile)
+    assert set(old.split('|')) == {one.name for one in DISTROS if one.numpy == 1}
+    torch = requirements('torch-cpu')
+    assert torch == re.findall(r'torch==[\d.]+', dockerfile)
