@@ -1,6 +1,7 @@
 # make demo    see 3D made from real camera frames
 # make test    the tests; TEST_ARGS="-m 'not slow' test/core" chooses
 # make lint    ruff and mypy
+# make docs    the documentation, to build/docs/index.html; any warning is an error
 # make clean   remove the environment and everything built
 #
 # Needs Python 3.10 to 3.13 with venv, a C++ compiler and cmake; everything else goes into .venv. Where a ROS 2
@@ -37,7 +38,7 @@ VENV_OPTIONS :=
 REQUIREMENTS := requirements/numerics.txt requirements/runtime.txt requirements/stand-ins.txt requirements/ros-pypi.txt
 endif
 
-.PHONY: demo test lint environment clean
+.PHONY: demo test lint docs environment clean
 
 demo: environment
 	$(BIN)/vggt_ros demo $(DEMO_ARGS)
@@ -48,6 +49,10 @@ test: environment $(DONE)/dev
 lint: environment $(DONE)/dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+docs: $(DONE)/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo build/docs/index.html
 
 environment: $(DONE)/package $(DONE)/pypi_ros
 
@@ -76,6 +81,10 @@ $(DONE)/requirements: $(TORCH_REQUIREMENTS) $(REQUIREMENTS) requirements/build.t
 
 $(DONE)/dev: requirements/dev.txt requirements/studio.txt | $(DONE)/requirements
 	$(PIP) install --quiet $(foreach file,$^,-r $(file))
+	@touch $@
+
+$(DONE)/docs: requirements/docs.txt | $(DONE)/requirements
+	$(PIP) install --quiet -r $<
 	@touch $@
 
 $(DONE)/package: setup.py setup.cfg | $(DONE)/requirements

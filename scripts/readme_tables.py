@@ -1,42 +1,132 @@
-"""Keep the tables of README.md equal to the code: python -m scripts.readme_tables [--check].
+"""Keep the tables of README.md and docs/ equal to the code: python -m scripts.readme_tables [--check].
 
 Between <!-- table NAME --> and <!-- end --> stands what the declarations in vggt_ros say; nothing is typed twice.
 """
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from vggt_ros.core.config import Setting, settings
-from vggt_ros.topics import TOPICS, resolve
+from vggt_ros.core.config import Config, Setting, settings
+from vggt_ros.distro import DISTROS
+from vggt_ros.topics import INPUTS, SERVICES, TOPICS, resolve
 
-README = Path(__file__).resolve().parent.parent / 'README.md'
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 
 
 def topic_table() -> str:
     """Every topic with its type and what it holds."""
-    rows = [f'| `{resolve(one.name)}` | {one.type.split("/")[-1]} | {one.help} |' for one in TOPICS]
-    return '\n'.join(['| topic | type | what it holds |', '| --- | --- | --- |', *rows])
+    rows = [(f'`{resolve(one.name)}`', _short(one.type), one.help) for one in TOPICS]
+    return _table(('topic', 'type', 'what it holds'), rows)
+
+
+def offer_table() -> str:
+    """Every topic as subscribers need to know it."""
+    rows = [
+        (
+            f'`{resolve(one.name)}`',
+            _short(one.type),
+            'transient local' if one.latched else 'volatile',
+            str(one.depth),
+            'while somebody listens' if one.lazy else 'always',
+            'each camera' if one.per_camera else 'all together',
+        )
+        for one in TOPICS
+    ]
+    return _table(('topic', 'type', 'durability', 'depth', 'made', 'with a rig, one for'), rows)
+
+
+def input_table() -> str:
+    """Every topic that the node may subscribe to."""
+    rows = [(f'`{one.name}`', _short(one.type), one.help) for one in INPUTS]
+    return _table(('name to remap', 'type', 'what it is for'), rows)
+
+
+def service_table() -> str:
+    """Every service with its type and what it does."""
+    rows = [(f'`{resolve(one.name)}`', _short(one.type), one.help) for one in SERVICES]
+    return _table(('service', 'type', 'what it does'), rows)
 
 
 def setting_table() -> str:
     """Every setting with its default, its bounds and its sentence."""
-    rows = [f'| `{one.name}` | `{_default(one)}` | {_bounds(one)} | {one.help} |' for one in settings()]
-    return '\n'.join(['| parameter | default | allowed | meaning |', '| --- | --- | --- | --- |', *rows])
+    return _settings(settings())
 
 
-TABLES = {'topics': topic_table, 'settings': setting_table}
+def parameter_sections() -> str:
+    """The settings by section, each under its heading; a mark for those that a running node takes."""
+    parts = []
+    for section in dataclasses.fields(Config):
+        sentence = (type(section.default).__doc__ or '').strip()
+        rows = _settings((one for one in settings() if one.section == section.name), with_dynamic=True)
+        parts.append(f'## {section.name.capitalize()}\n\n{sentence}\n\n{rows}')
+    return '\n\n'.join(parts)
+
+
+def launch_table() -> str:
+    """Every launch file with its first sentence."""
+    rows = []
+    for path in sorted((ROOT / 'launch').glob('*.launch.py')):
+        sentence, _, call = (ast.get_docstring(ast.parse(path.read_text())) or '').split('\n')[0].rpartition(': ')
+        rows.append((f'`{path.name}`', sentence, f'`{call}`'))
+    return _table(('launch file', 'what it does', 'command'), rows)
+
+
+def distro_table() -> str:
+    """The distributions with what differs between them."""
+    rows = [
+        (
+            one.name.capitalize(), one.ubuntu, one.python, f'{one.numpy}', f'{one.rclpy}',
+            f'{one.fast_dds}: `{one.profiles_variable}`', one.until,
+        )
+        for one in DISTROS
+    ]  # fmt: skip
+    return _table(('distribution', 'Ubuntu', 'Python', 'NumPy', 'rclpy', 'Fast DDS and its variable', 'until'), rows)
+
+
+TABLES = {
+    'topics': topic_table,
+    'offers': offer_table,
+    'inputs': input_table,
+    'services': service_table,
+    'settings': setting_table,
+    'parameters': parameter_sections,
+    'launch': launch_table,
+    'distros': distro_table,
+}
 
 
 def with_tables(text: str) -> str:
-    """The README with its tables made anew."""
+    """A page with its tables made anew."""
 
     def table(match: re.Match[str]) -> str:
         return f'<!-- table {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->'
 
     return re.sub(r'<!-- table (\w+) -->\n.*?<!-- end -->', table, text, flags=re.DOTALL)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple('---' for _ in head), *rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def _settings(some: Iterable[Setting], *, with_dynamic: bool = False) -> str:
+    head: tuple[str, ...] = ('parameter', 'default', 'allowed', 'meaning')
+    rows: list[tuple[str, ...]] = []
+    for one in some:
+        row = (f'`{one.name}`', f'`{_default(one)}`', _bounds(one), one.help)
+        rows.append((*row, 'yes' if one.dynamic else '') if with_dynamic else row)
+    return _table((*head, 'while running') if with_dynamic else head, rows)
+
+
+def _short(kind: str) -> str:
+    return kind.split('/')[-1]
 
 
 def _default(one: Setting) -> str:
@@ -52,12 +142,18 @@ def _bounds(one: Setting) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the tables, or with --check only say whether they are up to date."""
-    text = README.read_text(encoding='utf-8')
-    new = with_tables(text)
+    """Write the tables, or with --check only say which page is behind."""
+    behind = []
+    for page in PAGES:
+        text = page.read_text(encoding='utf-8')
+        new = with_tables(text)
+        if new != text:
+            behind.append(page)
+            if '--check' not in arguments:
+                page.write_text(new, encoding='utf-8')
     if '--check' in arguments:
-        return int(new != text)
-    README.write_text(new, encoding='utf-8')
+        print('\n'.join(f'{page.relative_to(ROOT)} is behind the code' for page in behind))
+        return int(bool(behind))
     return 0
 
 
