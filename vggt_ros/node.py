@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -48,6 +50,7 @@ from vggt_ros.worker import Worker, explain
 log = logging.getLogger('vggt_ros.node')  # also where this file is run as __main__
 
 WATCH_PERIOD_S = 1.0  # diagnostics, and the look at whether images come
+PATIENCE_S = 5.0  # between two lines about a model that takes long to load
 SILENCE_S = 5.0  # without an image for so long we say why; rtabmap_ros has the same patience
 MAX_AHEAD_S = 0.1  # an image from further in the future than this has a clock of its own
 STOP_S = 5.0  # waited for the window being computed when the process ends
@@ -146,7 +149,9 @@ class VggtNode(LifecycleNode):
         if self._transforms is None:
             self._transforms = RobotTransforms(self)
         evidence = Evidence.of(config, TfMounts(self._transforms, config.frames.tf_timeout_s))
-        self._pipeline = Pipeline(config, make_predictor(config), evidence)
+        with saying_so(f'loading model {config.model.source} goes on'):
+            predictor = make_predictor(config)
+        self._pipeline = Pipeline(config, predictor, evidence)
         name = config.model.source if config.model.backend == 'vggt' else config.model.backend
         log.info('model %s ready in %.1f s', name, time.monotonic() - start)
         self._outputs = Outputs(self, config.window.size, config.rig.cameras)
@@ -352,6 +357,24 @@ class VggtNode(LifecycleNode):
         if self._is_time_missing():
             return f'{said}; use_sim_time is set and no /clock has come either'
         return said
+
+
+@contextlib.contextmanager
+def saying_so(what: str, period_s: float = PATIENCE_S) -> Iterator[None]:
+    """Log at intervals that something takes its time: weights that are downloaded, or lie on a slow disk."""
+    done, start = threading.Event(), time.monotonic()
+
+    def say() -> None:
+        while not done.wait(period_s):
+            log.info('%s: %.0f s so far', what, time.monotonic() - start)
+
+    speaker = threading.Thread(target=say, name='vggt_patience', daemon=True)
+    speaker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        speaker.join()
 
 
 def convert_to_rgb(message: Any) -> np.ndarray:

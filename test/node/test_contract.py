@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import threading
 import time
@@ -25,7 +26,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 
 from vggt_ros.core.config import Setting, settings
-from vggt_ros.node import VggtNode
+from vggt_ros.node import VggtNode, saying_so
 from vggt_ros.node import start as start_node_now
 from vggt_ros.topics import TOPICS, resolve
 
@@ -268,6 +269,28 @@ def test_two_nodes_in_two_namespaces_keep_out_of_each_others_way(
         assert {topic for topic in outside if not topic.startswith(f'/{name}/')} <= {
             '/diagnostics', '/rosout', '/parameter_events',
         }  # fmt: skip
+
+
+# The network.
+
+
+def test_a_gpu_that_is_not_there_fails_configure_in_one_line(
+    make_named_node: Callable[..., VggtNode], caplog: pytest.LogCaptureFixture
+) -> None:
+    node = make_named_node('blind', {}, start=False, backend='vggt', device='cuda:63', **SMALL)
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert 'cuda' in line
+    assert '\n' not in line
+
+
+def test_weights_that_take_long_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with saying_so('loading model nano goes on', 0.05):
+        time.sleep(0.3)
+    said = [record.getMessage() for record in caplog.records]
+    assert 2 <= len(said) <= 6
+    assert said[0] == 'loading model nano goes on: 0 s so far'
 
 
 # Sim time.
