@@ -31,15 +31,14 @@ def offer_table() -> str:
     rows = [
         (
             f'`{resolve(one.name)}`',
-            _short(one.type),
             'transient local' if one.latched else 'volatile',
             str(one.depth),
-            'while somebody listens' if one.lazy else 'always',
-            'each camera' if one.per_camera else 'all together',
+            'on demand' if one.lazy else 'always',
+            'for each camera' if one.per_camera else 'once',
         )
         for one in TOPICS
     ]
-    return _table(('topic', 'type', 'durability', 'depth', 'made', 'with a rig, one for'), rows)
+    return _table(('topic', 'durability', 'depth', 'made', 'with a rig'), rows)
 
 
 def input_table() -> str:
@@ -74,8 +73,9 @@ def launch_table() -> str:
     rows = []
     for path in sorted((ROOT / 'launch').glob('*.launch.py')):
         sentence, _, call = (ast.get_docstring(ast.parse(path.read_text())) or '').split('\n')[0].rpartition(': ')
-        rows.append((f'`{path.name}`', sentence, f'`{call}`'))
-    return _table(('launch file', 'what it does', 'command'), rows)
+        _, _, words = call.partition(f'{path.name} ')
+        rows.append((f'`{path.name}`', sentence, f'`{words}`' if words else ''))
+    return _table(('launch file', 'what it does', 'with'), rows)
 
 
 def distro_table() -> str:
