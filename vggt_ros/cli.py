@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from vggt_ros import __version__
 from vggt_ros.core.errors import VggtRosError
+from vggt_ros.core.memory import keep_freed_memory
 
 # name -> module with add_arguments(parser) and main(args) -> exit code, and its sentence. A module is imported only
 # when its command is asked for: some need torch, some need rclpy, and --help needs neither.
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser(arguments[0] if arguments else '').parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if args.verbose else logging.INFO, format='%(levelname)s %(message)s')
     signal.signal(signal.SIGTERM, _interrupt)
+    keep_freed_memory()
     try:
         return int(args.main(args))
     except VggtRosError as error:

@@ -23,6 +23,7 @@ from std_srvs.srv import SetBool, Trigger
 from vggt_ros.core.config import Config, settings
 from vggt_ros.core.errors import ConfigError, EncodingError
 from vggt_ros.core.evidence import Evidence
+from vggt_ros.core.memory import keep_freed_memory
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import make_predictor
 from vggt_ros.dds import make_room_for_images
@@ -406,6 +407,7 @@ def main(args: list[str] | None = None) -> int:
     if {'-h', '--help'} & set(sys.argv if args is None else args):
         print(usage())
         return 0
+    keep_freed_memory()
     make_room_for_images()
     rclpy.init(args=args)
     node = None

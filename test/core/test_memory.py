@@ -1,0 +1,36 @@
+"""A program that asked to keep freed memory does not page it in again and again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+ALLOCATE = """
+import resource, sys
+import numpy as np
+from vggt_ros.core.memory import keep_freed_memory
+if sys.argv[1] == 'keep' and not keep_freed_memory():
+    sys.exit('cannot')
+def touch():
+    planes = [np.ones((480, 640), np.float32) for _ in range(6)]
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(how: str) -> int:
+    done = subprocess.run([sys.executable, '-c', ALLOCATE, how], capture_output=True, text=True, timeout=60)
+    if done.stderr.strip() == 'cannot':
+        pytest.skip('not glibc: its malloc cannot be told')
+    return int(done.stdout)
+
+
+def test_images_are_not_paged_in_anew() -> None:
+    paged, kept = page_faults('default'), page_faults('keep')
+    assert kept < 300  # one image is 300 pages; 120 were allocated
+    assert paged > 10 * kept or paged < 300  # a malloc that keeps memory of its own accord is no fault
