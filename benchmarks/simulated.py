@@ -64,7 +64,7 @@ class RgbdSequence:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.name = folder.name
+        self.name, self.folder = folder.name, folder
         self.frames: list[Frame] = list(open_source(folder))
         self.reference = read_tum(folder / 'trajectory_tum.txt')
         self._index = {int(stamp): i for i, stamp in enumerate(self.reference.stamps_ns)}

@@ -122,7 +122,7 @@ def test_noise_alone_does_not_move_a_locked_factor_on_and_on():
         feed(one, [2.0], seed=1000 + k)
         factors.append(one.factor)
     assert len(set(factors[100:])) < 20
-    assert np.ptp(np.log(factors)) < 0.02
+    assert np.ptp(np.log(factors)) < 0.025  # four times the 0.5 % of a mean of 64
 
 
 def test_windows_that_differ_too_much_are_not_locked_and_the_spread_is_told():

@@ -180,19 +180,23 @@ class TestFloor:
         cams = self.driving(pitch=pitch)
         window = window_of(cams, scale)
         up = cams[0, :3, :3].T @ UP
-        assert metres(measure_floor(window, up, 0.9, math.radians(10))) * scale == pytest.approx(1.0, rel=1e-3)
+        assert metres(measure_floor(window, up, np.full(6, 0.9), math.radians(10))) * scale == pytest.approx(
+            1.0, rel=1e-3
+        )
 
     def test_a_table_that_fills_the_picture_is_not_the_floor(self):
         """The nearer box is 1.2 m high: its top is the fullest level, and the floor lies lower."""
         cams = np.stack([scene.look([0.05 * i - 0.9, -0.6, 0.4], 5.0, -42.0) for i in range(6)])
         window = window_of(cams)
-        assert metres(measure_floor(window, cams[0, :3, :3].T @ UP, 2.1, math.radians(10))) == pytest.approx(1, rel=0.01)
+        assert metres(
+            measure_floor(window, cams[0, :3, :3].T @ UP, np.full(6, 2.1), math.radians(10))
+        ) == pytest.approx(1, rel=0.01)
 
     @pytest.mark.parametrize('tilt', [4.0, -8.0])
     def test_a_map_that_leans_a_little_finds_the_same_floor(self, tilt):
         cams = self.driving()
         leaning = Rotation.from_rotvec([0, 0, tilt], degrees=True).apply(UP)
-        measured = measure_floor(window_of(cams), cams[0, :3, :3].T @ leaning, 0.9, math.radians(15))
+        measured = measure_floor(window_of(cams), cams[0, :3, :3].T @ leaning, np.full(6, 0.9), math.radians(15))
         assert metres(measured) == pytest.approx(1.0, rel=0.01)
 
     def test_depth_noise_averages_out(self):
@@ -200,13 +204,13 @@ class TestFloor:
         window = window_of(cams)
         noisy = window.depth * rng.normal(1, 0.03, window.depth.shape).astype(np.float32)
         measured = measure_floor(
-            dataclasses.replace(window, depth=noisy), cams[0, :3, :3].T @ UP, 0.9, math.radians(15)
+            dataclasses.replace(window, depth=noisy), cams[0, :3, :3].T @ UP, np.full(6, 0.9), math.radians(15)
         )
         assert metres(measured) == pytest.approx(1.0, rel=0.03)
 
     def test_a_camera_that_sees_no_floor_says_nothing(self):
         cams = np.stack([scene.look([0.05 * i, 0.0, 1.5], 0.0, 20.0) for i in range(4)])
-        said = measure_floor(window_of(cams), cams[0, :3, :3].T @ UP, 0.9, math.radians(10))
+        said = measure_floor(window_of(cams), cams[0, :3, :3].T @ UP, np.full(4, 0.9), math.radians(10))
         assert isinstance(said, NoEvidence)
         assert 'floor' in said.reason
 

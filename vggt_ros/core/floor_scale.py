@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 
 from vggt_ros.core.geometry import move_points, unproject_depth
@@ -17,11 +18,12 @@ MIN_SHARE = 0.04  # of all cells; less is a ledge
 MIN_CELLS = 30  # in all frames of a window
 NEAR = 0.06  # of the height: a cell nearer than this to the level belongs to it
 MIN_WIDTH = 0.15  # of the height, rms: what is narrower has no slope that can be told
+BENT = math.radians(1.5)  # a slope of the floor that a bent depth makes; on the benchmark's cabinet it is 0.6 degrees
 FARTHEST = 8.0  # heights away, along the floor; at grazing view a small turn moves the floor by all of its height
 
 
 def measure_floor(
-    prediction: Prediction, up_in_window: np.ndarray, camera_height: float, max_tilt: float
+    prediction: Prediction, up_in_window: np.ndarray, camera_heights: np.ndarray, max_tilt: float
 ) -> Measurement | NoEvidence:
     """Metres in a unit of a window, from its cameras' height above the floor.
 
@@ -31,7 +33,7 @@ def measure_floor(
     Args:
         prediction: the window.
         up_in_window: [3] unit vector against gravity, in the window's frame.
-        camera_height: true height, metres.
+        camera_heights: [S] true heights of the cameras, metres.
         max_tilt: how far up_in_window may be off, radians.
     """
     posed = np.flatnonzero(prediction.is_posed).tolist()  # a window without is not asked
@@ -53,11 +55,12 @@ def measure_floor(
     normal = normal if normal @ up_in_window > 0 else -normal
     if normal @ up_in_window < math.cos(max_tilt):
         return NoEvidence('the floor in view is not level with the robot: is base -> camera right in TF?', True)
+    normal = _towards(normal, up_in_window)
     centres = prediction.window_from_cam[prediction.is_posed][:, :3, 3]
     heights = (centres - centroid) @ normal
     if not np.median(heights) > 0:
         return NoEvidence('the floor that was found lies above the camera', True)
-    log_metres = np.log(camera_height / np.maximum(heights, 1e-9))
+    log_metres = np.log(camera_heights[prediction.is_posed] / np.maximum(heights, 1e-9))
     median = float(np.median(log_metres))
     spread = MAD_TO_SIGMA * float(np.median(np.abs(log_metres - median)))
     return Measurement(median, spread / math.sqrt(len(heights)))
@@ -94,6 +97,20 @@ def _common_normal(normals: np.ndarray) -> np.ndarray:
         cosine = normals @ (mean / np.linalg.norm(mean))
         mean = normals[cosine >= np.median(cosine)].mean(axis=0)
     return mean / np.linalg.norm(mean)
+
+
+def _towards(normal: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """The normal [3] of a plane that was seen, with what it leans from up believed only where it is much.
+
+    Depth bends with distance, by a percent in a depth camera, and a slope of that size moves the floor under the camera
+    by as much as the scale is to be known. A map that really leans, leans by more.
+    """
+    axis = np.cross(up, normal)
+    angle = math.asin(min(1.0, float(np.linalg.norm(axis))))
+    if angle < 1e-9:
+        return up
+    kept = angle**3 / (angle**2 + BENT**2)
+    return cv2.Rodrigues(kept * axis / np.linalg.norm(axis))[0] @ up
 
 
 def _lowest_level(below: np.ndarray) -> float:

@@ -62,12 +62,17 @@ class Metres:
         """How far the scale is known."""
         return self.tracker.report()
 
-    def observe(self, prediction: Prediction, placement: Placement) -> Placement:
+    def observe(self, prediction: Prediction, placement: Placement, shared: int) -> Placement:
         """Compare a placed window with the evidence.
 
+        Args:
+            prediction, placement: the window.
+            shared: how many of its frames, from the front, were published before.
+
         Returns:
-            The placement; of a window that could not be joined to the one before, with the scale that the evidence
-            gives it, where there is some: a gap in the images then does not cost the scale.
+            The placement with its scale steered to what the evidence says, so that the unit of the map does not drift
+            away along the path. A window that could not be joined to the one before takes its scale from the evidence
+            alone, where there is some: a gap in the images then does not cost the scale.
         """
         if not self.tracker.is_measured or not prediction.is_posed.any():
             return placement
@@ -76,11 +81,13 @@ class Metres:
         if placement.seam.status is SeamStatus.HELD:
             if before.state is ScaleState.LOCKED and isinstance(measurement, Measurement):
                 scale = math.exp(measurement.log_metres) / self.factor
-                return Placement(_with_scale(placement.map_from_window, prediction, scale), placement.seam)
+                return _with_scale(placement, prediction, scale, shared)
             self.tracker.forget_unit()
+        elif placement.seam.status is not SeamStatus.FIRST:
+            scale = self.tracker.steer(measurement, scale)
         self.tracker.observe(measurement, scale)
         _announce(before, self.report())
-        return placement
+        return _with_scale(placement, prediction, scale, shared)
 
     def convert(self, update: Update) -> Update:
         """An update in map units -> in output units, with the scale as it stands."""
@@ -149,21 +156,23 @@ class Metres:
             return measure_rig(prediction)
         if source == 'baseline':
             return measure_baseline(prediction, self.config.camera_baseline, round(self.config.scale_sync_s * 1e9))
-        height = self.config.camera_height or self._mounted_height(prediction)
-        if height <= 0:
+        heights = np.array([self.config.camera_height or self._mounted_height(*frame) for frame in frames])
+        if not heights.min() > 0:
             return NoEvidence('camera_height is not set, and base -> camera in TF does not tell it', True)
-        return measure_floor(prediction, placement.map_from_window.R[2], height, max_tilt(self.config))
+        return measure_floor(prediction, placement.map_from_window.R[2], heights, max_tilt(self.config))
 
-    def _mounted_height(self, prediction: Prediction) -> float:
-        base_from_cam = self.evidence.base_from_cam(prediction.frame_ids[0], prediction.stamps_ns[0])
+    def _mounted_height(self, optical_frame: str, stamp_ns: int) -> float:
+        base_from_cam = self.evidence.base_from_cam(optical_frame, stamp_ns)
         return 0.0 if base_from_cam is None else float(base_from_cam[2, 3])
 
 
-def _with_scale(map_from_window: Sim3, prediction: Prediction, scale: float) -> Sim3:
-    """The same place with another scale; the first camera with a pose stays where it is."""
-    centre = prediction.window_from_cam[int(prediction.is_posed.argmax()), :3, 3]
-    R, t = map_from_window.R, map_from_window.t
-    return Sim3(scale, R, t + (map_from_window.scale - scale) * R @ centre)
+def _with_scale(placement: Placement, prediction: Prediction, scale: float, shared: int) -> Placement:
+    """The same place with another scale; the camera published last stays where it is."""
+    posed = np.flatnonzero(prediction.is_posed)
+    still = max((i for i in posed if i < shared), default=posed[0])
+    before, centre = placement.map_from_window, prediction.window_from_cam[still, :3, 3]
+    moved = Sim3(scale, before.R, before.t + (before.scale - scale) * before.R @ centre)
+    return Placement(moved, placement.seam)
 
 
 def _convert_covariance(covariance: np.ndarray, scale: float, way: np.ndarray, report: ScaleReport) -> np.ndarray:

@@ -21,8 +21,10 @@ from vggt_ros.core.scale_report import ScaleReport, ScaleState
 MIN_AGREEING = 2 / 3  # of the windows remembered; with fewer, nobody knows which side lies
 AGREE_SPREADS = 2.5  # times scale_max_spread: an observation further off than this does not agree
 DOUBT_SPREADS = 1.5  # times scale_max_spread: a locked scale is doubted above this, so that it does not flicker
-SIGMA_FLOOR = 0.02  # of one observation: windows share frames and the network's bias, so none counts for thousands
+SIGMA_FLOOR = 0.01  # of one observation: windows share frames and the network's bias, so none counts for thousands
+SETTLED = 0.5  # of its standard deviation: a factor this near to the mean of all windows is left alone
 SLEW = 0.005  # largest change of log scale a window: a hundredth of the speed, below the noise of an odometry
+SEAM_SIGMA = 0.01  # of the log scale that one window carries to the next: smooth 3 % in depth make 0.6 % (trajectory)
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
 
 
@@ -115,6 +117,7 @@ class ScaleTracker:
         self._estimator = ScaleEstimator(self.config)
         self._log_scale = math.log(self.config.factor)
         self._estimate: Estimate | None = None
+        self._variance = 0.0  # of the log scale of the window before, against the mean of all
         self._silent, self._reason, self._is_conflict = 0, '', False
         named = {'none': ScaleState.NONE, 'fixed': ScaleState.FIXED}
         self._state = named.get(self.config.scale_source, ScaleState.WAITING)
@@ -128,6 +131,31 @@ class ScaleTracker:
     def is_measured(self) -> bool:
         """Whether observations are wanted."""
         return self.config.is_measured
+
+    def steer(self, measurement: Measurement | NoEvidence, units_per_window_unit: float) -> float:
+        """The scale of a window's place, as its seam and the evidence have it together.
+
+        Seams hand the scale on from window to window, and their small errors add up. What the evidence says of a window
+        errs more, but does not add up; a filter of one state weighs the two. Evidence that does not agree is left out,
+        and a window is changed by SLEW at most.
+
+        Args:
+            measurement: metres in a unit of the window, or why it cannot tell.
+            units_per_window_unit: map units in a unit of the window, after its seam.
+
+        Source: Kalman, A New Approach to Linear Filtering and Prediction Problems, 1960, for a random walk.
+        """
+        self._variance += SEAM_SIGMA**2
+        seen = self._estimate
+        if isinstance(measurement, NoEvidence) or seen is None or seen.count < 2:
+            return units_per_window_unit
+        off = measurement.log_metres - math.log(units_per_window_unit) - seen.log_scale
+        if abs(off) > self._estimator.tolerance:
+            return units_per_window_unit
+        noise = max(measurement.sigma, seen.spread) ** 2 + SIGMA_FLOOR**2
+        gain = self._variance / (self._variance + noise)
+        self._variance *= 1 - gain
+        return units_per_window_unit * math.exp(float(np.clip(gain * off, -SLEW, SLEW)))
 
     def observe(self, measurement: Measurement | NoEvidence, units_per_window_unit: float) -> None:
         """Take what a window says, and move the factor where that is due.
@@ -193,7 +221,7 @@ class ScaleTracker:
         else:
             self._state = ScaleState.LOCKED
             away_by = seen.log_scale - self._log_scale
-            if abs(away_by) > seen.error:  # else the map would creep for noise
+            if abs(away_by) > SETTLED * seen.error:  # else the map would creep for noise
                 self._log_scale += float(np.clip(away_by, -SLEW, SLEW))
         self._is_conflict = self._state is ScaleState.DOUBTED
 
