@@ -25,6 +25,7 @@ from vggt_ros.core.placement import Seam, SeamStatus
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import Predictor
 from vggt_ros.core.resolution import to_source_frame
+from vggt_ros.core.sky import without_sky
 from vggt_ros.core.submap import Map, StageTimes, Submap, Update
 from vggt_ros.core.window import Window, WindowBuffer
 
@@ -248,6 +249,8 @@ class Pipeline:
     def _answer(self, clock: _StageClock, window: Window) -> Prediction:
         """What the network says; and what was solved beside it moves the map before the window is placed."""
         prediction = clock.network(self.predictor.predict, window)
+        if self.config.mask.sky:
+            prediction = without_sky(prediction)
         self._take_over()
         clock.stop('loop_s')
         return self._level(prediction)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ from vggt_ros.core.config import CloudConfig, Config
 from vggt_ros.core.covariance import LOST, FrameCovariance, Uncertainty
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, move_points, unproject_pixels
 from vggt_ros.core.loop_report import LoopReport
+from vggt_ros.core.motion import moving_pixels
 from vggt_ros.core.placement import Placement, Seam, SeamStatus
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.scale_report import ScaleReport
@@ -175,7 +176,7 @@ class Map:
             for i in range(submap.shared, len(prediction.stamps_ns))
         )
         frames = _with_views(frames, submap, self.config.cloud, metres_per_window_unit)
-        for frame in frames:
+        for frame in self._lasting(frames, submap):
             self.voxels.insert(*self._points(frame), submap.index)
         self._remember_way(submap, map_from_cams)
         update = Update(
@@ -311,6 +312,14 @@ class Map:
             covariance=covariance.pose,
             step_covariance=covariance.step,
         )
+
+    def _lasting(self, frames: tuple[PlacedFrame, ...], submap: Submap) -> Iterator[PlacedFrame]:
+        """Frames as the map keeps them: where mask_moving says so, without what has moved."""
+        if not self.config.mask.moving:
+            yield from frames
+            return
+        for frame, moved in zip(frames, moving_pixels(submap.prediction, submap.shared), strict=True):
+            yield dataclasses.replace(frame, depth=np.where(moved, np.float32('nan'), frame.depth))
 
     def _points(self, frame: PlacedFrame) -> tuple[np.ndarray, np.ndarray]:
         """[N, 3] float32 points of all cameras in the map and their [N, 3] colours, as dense as the voxels need."""
