@@ -53,7 +53,7 @@ def test_every_topic_and_service_of_ours_exists(page: Path) -> None:
     of_a_camera = {f'/vggt/left{one.name[1:]}' for one in TOPICS if one.per_camera}
     of_every_lifecycle_node = {'/vggt/change_state', '/vggt/get_state'}
     named = {name.rstrip('.') for name in re.findall(r'(?<!\w)/vggt/[\w/.]+', text_of(page))}
-    named = {name.split('.')[0] for name in named if not name.endswith(('.py', '.xml'))}  # qos_overrides./vggt/points...
+    named = {name.split('.')[0] for name in named if not name.endswith(('.py', '.xml'))}  # of qos_overrides too
     assert named <= ours | of_a_camera | of_every_lifecycle_node
 
 
