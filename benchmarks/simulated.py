@@ -18,7 +18,7 @@ from vggt.preprocessing import ImageTransform, resize_keeping_aspect
 from vggt.weights import load_vggt
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
-from vggt_ros.core.geometry import invert_rigid
+from vggt_ros.core.geometry import invert_rigid, move_points, unproject_pixels
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.retrieval import describe
 from vggt_ros.core.trajectory import Trajectory
@@ -29,6 +29,7 @@ from vggt_ros.tum import read_tum
 
 WIDTH, PATCH = 112, 14  # the grid; alignment looks at 8192 points of a seam, and four frames have 37632 of this
 LARGEST_SCALE = 3.0  # a window's unit is a third of a metre to three; systems over VGGT report scales of 1.6 to 3.1
+SEEN = 0.1  # of its depth: a point nearer than this to what a frame sees there is what it sees
 SECOND_LOOKS = 1_000_000  # draws for answers that are no part of the stream are counted from here
 GROSS_TURN_DEG, GROSS_DEPTH = 30.0, 0.5  # of an outlier window: rms turn of a camera, and of the log of a frame's depth
 
@@ -228,6 +229,21 @@ class SimulatedPredictor:
         if is_outlier:
             knots += rng.normal(0, GROSS_DEPTH, (count, 1, 1))
         return np.exp([cv2.resize(one, (width, height), interpolation=cv2.INTER_CUBIC) for one in knots])
+
+
+def shared_view(sequence: Sequence, old_stamp_ns: int, new_stamp_ns: int) -> float:
+    """Share of the points of one frame that another truly sees: in its picture, and with nothing before them."""
+    poses, depth, _ = sequence.truth((old_stamp_ns, new_stamp_ns))
+    v, u = np.nonzero(np.isfinite(depth[0]) & (depth[0] > 0))
+    points = unproject_pixels(u, v, depth[0, v, u].astype(np.float64), sequence.K)
+    x, y, z = move_points(invert_rigid(poses[1]) @ poses[0], points).T
+    ahead = z > 1e-3
+    column = np.round(sequence.K[0, 0] * x[ahead] / z[ahead] + sequence.K[0, 2]).astype(int)
+    row = np.round(sequence.K[1, 1] * y[ahead] / z[ahead] + sequence.K[1, 2]).astype(int)
+    inside = (column >= 0) & (column < depth.shape[2]) & (row >= 0) & (row < depth.shape[1])
+    seen = depth[1, row[inside], column[inside]]
+    with np.errstate(invalid='ignore'):
+        return float((np.abs(seen - z[ahead][inside]) < SEEN * seen).sum() / max(len(u), 1))
 
 
 def _is_second_look(stamps_ns: tuple[int, ...], last: tuple[int, ...]) -> bool:

@@ -36,7 +36,7 @@ import torch
 
 from benchmarks.metric import SOURCES, run_metric
 from benchmarks.network import cpu_name
-from benchmarks.simulated import Errors, Looks, RgbdSequence, SimulatedPredictor, trajectory_of
+from benchmarks.simulated import Errors, Looks, RgbdSequence, SimulatedPredictor, shared_view, trajectory_of
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import SourceError, VggtRosError
 from vggt_ros.core.geometry import Sim3
@@ -53,7 +53,7 @@ CONFIG = Config().with_values(
     {'window_size': 8, 'window_stride': 4, 'intrinsics_mode': 'per_window', 'loop_closure': False}
 )
 LOOPS = CONFIG.with_values({'loop_closure': True})
-SAME_PLACE_M, SAME_VIEW_DEG = 1.0, 35.0  # two visits this near, looking the same way: a loop between them is true
+TRUE_VIEW = 0.2  # share of the points of one visit that the other truly sees: a loop between them is true
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Run:
         figures: ate_sim3, ate_se3 and scale by method; None where the sequence does not show what a method takes.
         windows, outliers, refused: windows in all, of those grossly wrong, of those refused.
         false_alarms: windows refused that were not.
-        loops_true, loops_false: loops closed between visits of one place, and between others.
+        loops_true, loops_false: loops closed between visits that truly saw the same, and between others.
     """
 
     sequence: str
@@ -129,11 +129,8 @@ def with_loops(sequence: RgbdSequence, predictor: SimulatedPredictor) -> tuple[T
 
 
 def is_true_loop(sequence: RgbdSequence, loop: LoopReport) -> bool:
-    """Whether the camera was at one place at both visits, and looked the same way."""
-    old, new = sequence.truth((loop.old_stamp_ns, loop.stamp_ns))[0]
-    way = float(np.linalg.norm(old[:3, 3] - new[:3, 3]))
-    turn = np.degrees(np.arccos(np.clip(old[:3, 2] @ new[:3, 2], -1, 1)))  # between the optical axes
-    return way < SAME_PLACE_M and turn < SAME_VIEW_DEG
+    """Whether both visits truly saw the same thing."""
+    return shared_view(sequence, loop.old_stamp_ns, loop.stamp_ns) >= TRUE_VIEW
 
 
 def chain(predictions: Sequence[Prediction]) -> Trajectory:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 DRIFT = 4.0  # standard deviations by which a loop may differ from what the seams allow
 # Errors that neighbouring windows share do not show at their seams. What a network may do over a whole way, assumed:
 SHARED_TURN, SHARED_SHIFT, SHARED_GROWTH = 0.05, 0.05, 0.3  # of the turns and of the way; of the log of the scale
+SEAM_GROWTH = 0.01  # its part at one seam
+SPREAD_SHARE = 0.3  # of the points' distance: pixels of a frame err by more than its camera does
 POINTS_A_WINDOW = 200_000  # points of the cloud that are moved in the time of a window, with much to spare
 
 
@@ -66,6 +69,7 @@ class BackEnd:
         """A new map; what is being solved for the old one comes to nothing."""
         self.loops.reset()
         self.graph = PoseGraph()
+        self._seams: deque[np.ndarray] = deque([np.full(7, 0.02)], maxlen=8)  # [7] deviations of the last ones
         self.reports: list[LoopReport] = []
         self._solving = self._moving = None
         self._moved_until, self._moved_at = 0, 0  # number of the newest point that is being moved; window to take it at
@@ -127,7 +131,10 @@ class BackEnd:
         else:
             map_from_before = self.graph.nodes[before]
             sigma = sigma / np.array([map_from_before.scale] * 3 + [1.0] * 4)
-            self.graph.add(submap.index, place, Edge(before, submap.index, map_from_before.inverse() @ place, sigma))
+            self._seams.append(sigma)
+            before_from_window = map_from_before.inverse() @ place
+            sigma = np.hypot(sigma, _shared(before_from_window))
+            self.graph.add(submap.index, place, Edge(before, submap.index, before_from_window, sigma))
         while len(self.graph) > self.config.loop.max_windows:
             self._forget_oldest()
 
@@ -155,10 +162,9 @@ class BackEnd:
     def _edge(self, candidate: Candidate, old_from_new: Sim3) -> Edge:
         """A loop errs as two seams do, and by what the points of both visits lie apart."""
         old, new = candidate.old.index, candidate.new.index
-        seams = [edge.sigma for edge in self.graph.edges[-8:] if not edge.is_loop]
-        sigma = math.sqrt(2) * (np.median(seams, axis=0) if seams else np.full(7, 0.05))
+        sigma = math.sqrt(2) * np.median(self._seams, axis=0)
         depth = candidate.old.sketch.depth
-        apart = candidate.spread * float(np.median(depth[np.isfinite(depth)]))
+        apart = SPREAD_SHARE * candidate.spread * float(np.median(depth[np.isfinite(depth)]))
         sigma[:3] = np.maximum(sigma[:3], apart)
         return Edge(old, new, old_from_new, sigma, is_loop=True)
 
@@ -211,3 +217,10 @@ class BackEnd:
         if self._moving is not None:
             self._map.take_points(self._moving.result(), self._moved_until)
             self._moving = None
+
+
+def _shared(before_from_window: Sim3) -> np.ndarray:
+    """[7] what a seam may be off by without a trace at the seam: a share of the motion."""
+    shift = SHARED_SHIFT * float(np.linalg.norm(before_from_window.t))
+    turn = SHARED_TURN * float(rotation_angle(before_from_window.R))
+    return np.array([shift] * 3 + [turn] * 3 + [SEAM_GROWTH])
