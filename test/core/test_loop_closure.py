@@ -75,7 +75,8 @@ class Drifting:
         rows = [(stamp - scene.START_NS) // scene.FRAME_NS for stamp in stamps]
         window_from_cam = invert_rigid(self.world_from_cams[rows[0]]) @ self.world_from_cams[rows]
         yaw = Rotation.from_matrix(window_from_cam[:, :3, :3]).as_rotvec()[:, 1]
-        window_from_cam[:, :3, :3] = Rotation.from_euler('y', (bias * yaw)[:, None]).as_matrix() @ window_from_cam[:, :3, :3]
+        bend = Rotation.from_euler('y', (bias * yaw)[:, None]).as_matrix()
+        window_from_cam[:, :3, :3] = bend @ window_from_cam[:, :3, :3]
         window_from_cam[:, :3, 3] *= scale
         images, depth = self.images[rows], self.depths[rows] * np.float32(scale)
         return Prediction(
