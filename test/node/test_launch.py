@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from robot import ROOT
+from robot import IMAGE, ROOT, NodeProcess, Robot
 
 from vggt_ros.core.config import Config, settings
 from vggt_ros.topics import INPUTS, TOPICS, resolve
@@ -405,3 +405,24 @@ def test_parameter_file_holds_settings_that_differ_from_the_defaults() -> None:
     values = parameters_in(str(ROOT / 'config/vggt.yaml'))
     config = Config().with_values(values)
     assert all(config.values()[name] != Config().values()[name] for name in values)
+
+
+def test_a_topic_that_launch_renames_is_published_under_its_new_name(
+    load: Callable[[str], ModuleType], start_node: Callable[..., NodeProcess], robot: Robot
+) -> None:
+    given = {'image': IMAGE, 'odom_topic': '/vo', 'points_topic': 'clouds/raw', 'tf_topic': '/robot1/tf'}
+    remappings = dict(node_of(start(load('vggt.launch.py'), **given)).remappings)
+    node = start_node(remappings=remappings)
+    node.wait_for_text('waiting for images on')
+    expected = {'/vo': 'nav_msgs/msg/Odometry', '/clouds/raw': 'sensor_msgs/msg/PointCloud2'}
+    expected['/robot1/tf'] = 'tf2_msgs/msg/TFMessage'
+
+    def published() -> dict[str, list[str]]:
+        return dict(robot.get_publisher_names_and_types_by_node('vggt', '/'))
+
+    robot.wait_until(lambda: 'vggt' in robot.get_node_names(), 'node')
+    robot.wait_until(lambda: set(expected) <= set(published()), 'renamed topics')
+    assert {name: kinds for name, kinds in published().items() if name in expected} == {
+        name: [kind] for name, kind in expected.items()
+    }
+    assert not {'/vggt/odom', '/vggt/points', '/tf'} & set(published())
