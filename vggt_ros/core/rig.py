@@ -20,7 +20,7 @@ from vggt_ros.core.prediction import Prediction, View
 from vggt_ros.core.window import Window
 
 MAX_TURN = math.radians(15.0)  # a view turned further than this off its mount was not understood
-MAX_SPREAD = 0.5  # relative, of the unit over moments and cameras; beyond, the baseline was not seen
+MAX_SPREAD = 0.4  # relative, of the unit over moments and cameras; beyond, the baseline was not seen (benchmarks.rig)
 MIN_BASELINE = 0.005  # metres; closer cameras tell no unit
 ITERATIONS = 10  # of reweighting; the cameras are few, and most agree
 
