@@ -104,6 +104,7 @@ class Input:
 INPUTS = (
     Input('image', _IMAGE, 'images; its /compressed sibling with image_transport compressed', per_camera=True),
     Input('camera_info', _INFO, 'their calibration; unless remapped, camera_info beside the image', per_camera=True),
+    Input('mask', _IMAGE, 'masks, mono8, 0 where a pixel does not count; with mask_mode', per_camera=True),
     Input('odom', 'nav_msgs/msg/Odometry', 'odometry of the robot, with scale_source odometry'),
     Input('depth_anchor', _IMAGE, 'measured depth, with scale_source depth'),
     Input('depth_anchor_info', _INFO, 'its calibration; unless remapped, camera_info beside it'),
