@@ -154,7 +154,8 @@ class LiveScene:
     def _look_at(self, centre: np.ndarray) -> None:
         """From behind and above the start, over the whole scene; x is ahead and z up."""
         position = centre + self._size * np.array([-1.0, 0.0, 0.6])
-        cameras: list[Any] = [self.server.initial_camera, *(client.camera for client in self.server.get_clients().values())]
+        clients = self.server.get_clients().values()
+        cameras: list[Any] = [self.server.initial_camera, *(client.camera for client in clients)]
         for camera in cameras:
             camera.position, camera.look_at = tuple(position.tolist()), tuple(centre.tolist())
 

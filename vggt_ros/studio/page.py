@@ -31,7 +31,7 @@ ALL_FRAMES = 'all frames'
 CSS = (Path(__file__).parent / 'page.css').read_text()
 THEME = gr.themes.Base(
     font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'], primary_hue='orange', radius_size='sm'
-)
+).set(body_text_color_subdued='*neutral_600', block_info_text_color='*neutral_600')  # the default is hard to read
 
 
 def build_page(workbench: Workbench, sessions: Sessions, models: Sequence[str], own_models: bool) -> gr.Blocks:
@@ -99,7 +99,7 @@ class _Page:
     def _add_results(self) -> None:
         self.status = gr.Markdown('Results appear here.', elem_id='status')
         self.scene = gr.Model3D(
-            label='Scene: turn with the mouse or a finger, zoom with the wheel', height=480, elem_id='scene',
+            label='Scene: drag to turn', height=480, elem_id='scene',
             clear_color=(0.97, 0.97, 0.97, 1.0),
         )  # fmt: skip
         with gr.Accordion('Adjust: the network does not run again', open=True, elem_id='adjust'):
@@ -123,7 +123,7 @@ class _Page:
                 self.branch = gr.Radio(
                     list(BRANCHES), value=next(iter(BRANCHES)), label='Points from', elem_id='branch', min_width=240
                 )
-            with gr.Row():
+            with gr.Row(elem_id='boxes'):
                 self.show_cameras = gr.Checkbox(True, label='Cameras', elem_id='show_cameras', min_width=110)
                 self.show_path = gr.Checkbox(True, label='Path', elem_id='show_path', min_width=110)
                 self.mask_sky = gr.Checkbox(False, label='Hide sky', elem_id='mask_sky', min_width=110)
@@ -151,6 +151,7 @@ class _Page:
         pictures = [self.image, self.depth, self.sure]
         hidden: dict[str, Any] = {'api_visibility': 'private', 'show_progress': 'minimal'}
         everything = [*inputs, *shown, *pictures]
+        self._shown_count = len(everything)
         choice = [self.mode, self.model, self.device, self.window_size, self.window_stride]
         self.blocks.load(self._load, self.controls, [*everything, self.interval], **hidden)
         self.files.upload(self._upload, [self.files, self.interval], [self.files, *everything], **hidden)
@@ -164,8 +165,7 @@ class _Page:
                 self._open_example(name), self.controls, [*everything, self.interval, self.mode], **hidden
             )
         for control in self.controls:
-            event: Any = control.release if isinstance(control, gr.Slider) else getattr(control, 'input')  # noqa: B009
-            event(self._adjust, self.controls, [self.status, self.scene, self.downloads], **hidden)
+            _chosen(control)(self._adjust, self.controls, [self.status, self.scene, self.downloads], **hidden)
         self.frame.release(self._pictures, [self.frame], pictures, **hidden)
 
     # Handlers. Gradio gives each the values of its inputs, and the request first, by its type.
@@ -178,7 +178,13 @@ class _Page:
         return [*self._inputs(session), *self._show_all(session, controls), interval]
 
     def _upload(self, request: gr.Request, files: list[str] | None, interval: float) -> list[Any]:
-        return self._in_words(self._take, self._session(request), files, interval)
+        """Take the upload; one that cannot be used leaves the page as it was, but for the list of files."""
+        session = self._session(request)
+        try:
+            return self._in_words(self._take, session, files, interval)
+        except gr.Error as error:  # raised, it would leave the bad file in the list, beside the next upload
+            gr.Warning(error.message, duration=None, title=error.title)
+            return [None, *[gr.skip()] * self._shown_count]
 
     def _take(self, session: Session, files: list[str] | None, interval: float) -> list[Any]:
         self.workbench.upload(session, [Path(file) for file in files or ()], interval)
@@ -259,6 +265,13 @@ class _Page:
             log.exception('a visitor met a fault')
             text = 'something went wrong that was not foreseen; the log of the server says what'
             raise gr.Error(text, duration=None, title='That did not work', print_exception=False) from error
+
+
+def _chosen(control: Any) -> Any:
+    """The event of a visitor's choice: once a choice, and not when the page itself sets the value."""
+    if isinstance(control, gr.Slider):
+        return control.release
+    return control.select if isinstance(control, gr.Dropdown) else control.input
 
 
 def _view(controls: Sequence[Any]) -> View:

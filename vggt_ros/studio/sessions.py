@@ -7,6 +7,8 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +82,20 @@ class Session:
         """Change the state."""
         write_atomically(self.folder / 'state.json', json.dumps({**self.state, **changes}).encode())
 
-    def new_upload(self) -> Path:
-        """An empty folder for an upload; the one before is removed, so that a visitor holds one at a time."""
-        before = self.upload
+    @contextmanager
+    def new_upload(self) -> Iterator[Path]:
+        """An empty folder for an upload; the one before goes when all went well, and else stays as it was."""
+        before, state = self.upload, self.state
         folder = self.folder / f'upload_{secrets.token_hex(8)}'
         (folder / 'source').mkdir(parents=True, mode=0o700)
+        try:
+            yield folder
+        except BaseException:
+            write_atomically(self.folder / 'state.json', json.dumps(state).encode())
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         if before is not None:
             shutil.rmtree(before, ignore_errors=True)
-        return folder
 
     @property
     def upload(self) -> Path | None:

@@ -41,7 +41,7 @@ DOWNLOADS = {
     'trajectory_tum.txt': 'poses of the camera in the map',
     'predictions.npz': 'depth, confidence, cameras, points of every frame',
     'colmap.zip': 'cameras, images and points for COLMAP and splatting',
-    'result.mcap': 'what the node would have published',
+    'result.mcap': 'what the node would have published; after Reconstruct',
 }
 
 
@@ -98,9 +98,8 @@ class Workbench:
         self._predictions: OrderedDict[Path, Predictions] = OrderedDict()
 
     def upload(self, session: Session, files: Sequence[Path], interval_s: float) -> Gallery:
-        """Take files as the visitor's new upload; what was there before is gone."""
-        folder = session.new_upload()
-        with _without_paths(folder, 'the upload'):
+        """Take files as the visitor's new upload; what was there before is gone, unless this one cannot be used."""
+        with session.new_upload() as folder, _without_paths(folder, files[0].name if files else 'the upload'):
             upload = take_upload(files, folder / 'source', self.limits)
             path = upload.path.relative_to(folder).as_posix()
             session.remember(
@@ -134,14 +133,14 @@ class Workbench:
     def open_example(self, session: Session, name: str) -> Gallery:
         """Show an example with its stored result, until Reconstruct is pressed."""
         example = EXAMPLES[name]
-        folder = session.new_upload()
-        (folder / 'result').mkdir()
-        write_fixed(read_predictions(example.stored), folder / 'result')
-        session.remember(
-            upload=folder.name, kind='example', name=example.title, path='', example=name, has_result=True,
-            is_example=True, note=example.note,
-        )  # fmt: skip
-        return self.thin(session, example.interval_s)
+        with session.new_upload() as folder:
+            (folder / 'result').mkdir()
+            write_fixed(read_predictions(example.stored), folder / 'result')
+            session.remember(
+                upload=folder.name, kind='example', name=example.title, path='', example=name, has_result=True,
+                is_example=True, note=example.note,
+            )  # fmt: skip
+            return self.thin(session, example.interval_s)
 
     def reconstruct(self, session: Session, choice: Choice, progress: Progress) -> None:
         """Run the network over the upload; results replace those before.
