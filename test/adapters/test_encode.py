@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from vggt_ros.clouds import first_in_voxel
 from vggt_ros.core.config import Config
 from vggt_ros.core.covariance import LOST
-from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid
+from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, invert_rigid
 from vggt_ros.core.submap import SeamStatus
 from vggt_ros.decode import stamp_ns
 from vggt_ros.encode import Encoder, colour_depth, standalone_tf_static
@@ -279,6 +279,22 @@ def test_the_path_grows_and_is_bounded():
         outputs = one.encode(update_of(placed_frame(2 * i), placed_frame(2 * i + 1)), BASE_FROM_CAM)
     (path,) = [output.message for output in outputs if output.topic == '~/path']
     assert [stamp_ns(pose.header.stamp) for pose in path.poses] == [START_NS + i * FRAME_NS for i in range(3, 8)]
+
+
+def test_when_the_scale_is_found_the_path_changes_size_and_the_lever_arm_does_not():
+    one = encoder()
+    one.encode(update_of(placed_frame(0), placed_frame(1)), BASE_FROM_CAM)
+    last = placed_frame(1).map_from_cam[:3, 3]
+    grown = Sim3(2.5, np.eye(3), -1.5 * last)  # about the camera published last
+    update = dataclasses.replace(update_of(placed_frame(2)), output_from_before=grown)
+    outputs = one.encode(update, BASE_FROM_CAM)
+    (path,) = [output.message for output in outputs if output.topic == '~/path']
+    cams = [matrix_of(pose.pose) @ BASE_FROM_CAM for pose in path.poses]
+    np.testing.assert_allclose(cams[0][:3, 3], last + 2.5 * (placed_frame(0).map_from_cam[:3, 3] - last), atol=1e-12)
+    np.testing.assert_allclose(cams[1][:3, 3], last, atol=1e-12)
+    (odometry,) = [output.message for output in outputs if output.topic == '~/odom']
+    # it goes on from where it was: 0.1 in a frame's time, whatever became of the unit
+    assert odometry.twist.twist.linear.x == pytest.approx(0.1 / (FRAME_NS * 1e-9))
 
 
 def test_the_map_is_throttled_by_stamps_alone():
