@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from vggt_ros.clouds import Points, coloured_points, first_in_voxel, known_points, lift, organised_cloud
 from vggt_ros.core.config import Config, FramesConfig
 from vggt_ros.core.covariance import LOST, move_covariance
-from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid, move_points
+from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid, move_points, quaternion_xyzw
 from vggt_ros.core.submap import PlacedFrame, SeamStatus, Update
 from vggt_ros.messages import MessageTypes
 from vggt_ros.topics import TOPIC, camera_topic
@@ -374,7 +374,7 @@ class MessageMaker:
         )  # fmt: skip
 
     def _rotation(self, target_from_body: np.ndarray) -> Any:
-        x, y, z, w = Rotation.from_matrix(target_from_body[:3, :3]).as_quat().tolist()
+        x, y, z, w = quaternion_xyzw(target_from_body[:3, :3])
         return self._quaternion(x=x, y=y, z=z, w=w)
 
 

@@ -245,8 +245,8 @@ class Worker:
         config = self._settings()
         if config != self._config:
             self._pipeline.reconfigure(config)
-            self._mailbox.stride = self._pipeline.windows.config.stride
             self._encoder.config = self._config = config
+        self._mailbox.stride = self._pipeline.windows.config.stride  # smaller where memory or time ran out
 
     def _is_calibration_pending(self) -> bool:
         """Whether images, come or to come, should go on waiting for the first CameraInfo."""

@@ -12,6 +12,7 @@ from vggt_ros.core.geometry import (
     invert_rigid,
     move_points,
     nearest_rotation,
+    quaternion_xyzw,
     rotation_angle,
     unproject_depth,
     unproject_pixels,
@@ -108,3 +109,13 @@ def test_nearest_rotation_is_never_a_mirror(rng):
 def test_cross_matrix(rng):
     a, b = rng.normal(size=(2, 3))
     np.testing.assert_allclose(cross_matrix(a) @ b, np.cross(a, b))
+
+
+def test_quaternions_of_all_rotations_are_those_of_scipy():
+    rotations = Rotation.random(2000, random_state=5).as_matrix()
+    half_turns = Rotation.from_rotvec(np.pi * np.vstack([np.eye(3), -np.eye(3)])).as_matrix()
+    for R in (*rotations, *half_turns, np.eye(3)):
+        found = np.array(quaternion_xyzw(R))
+        expected = Rotation.from_matrix(R).as_quat()
+        assert abs(abs(found @ expected) - 1) < 1e-14  # q and -q are one rotation
+        np.testing.assert_allclose(Rotation.from_quat(found).as_matrix(), R, atol=1e-14)

@@ -379,13 +379,11 @@ class FakePredictor:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.reset()
 
     def reset(self) -> None:
-        """Nothing is kept."""
-
-    def anticipate(self, frame: Frame) -> float:
-        """Nothing is done ahead."""
-        return 0.0
+        """Forget the images of the last window."""
+        self._resized: dict[tuple[int, int], ModelImage] = {}  # by Frame.key
 
     def predict_apart(self, window: Window) -> Prediction:
         """Never asked for: what is no network knows no places."""
@@ -397,7 +395,11 @@ class FakePredictor:
         frames, rows = all_views(window)
         use_calibration = self.config.camera.intrinsics_mode == 'camera_info'
         width = min(frames[0].size[1], self.config.model.input_width or self.WIDTH)
-        images = [resize_keeping_aspect(frame.image, width, patch_size=1) for frame in frames]
+        self._resized = {
+            frame.key: self._resized.get(frame.key) or resize_keeping_aspect(frame.image, width, patch_size=1)
+            for frame in frames
+        }
+        images = list(self._resized.values())
         transform = images[0].transform
         h, w = transform.model_size
         K_network = np.array([[w, 0.0, w / 2], [0.0, w, h / 2], [0.0, 0.0, 1.0]])
