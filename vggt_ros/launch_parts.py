@@ -20,6 +20,9 @@ from launch_ros.substitutions import ExecutableInPackage
 from vggt_ros.core.config import Config, Setting, settings
 from vggt_ros.topics import INPUTS, NODE_NAME, TOPIC, TOPICS, Topic, camera_topic, resolve
 
+# Seconds from Ctrl-C to SIGTERM, as launch wants them: the node waits up to five for the window being computed, and takes
+# some to end on a machine that is busy; launch's own patience is five.
+STOP_S = '15'
 # Where packages come from that no ROS distribution carries as apt packages.
 SOURCES = {
     'zed_wrapper': 'see https://github.com/stereolabs/zed-ros2-wrapper',
@@ -185,6 +188,7 @@ def vggt(given: Given) -> list[Any]:
         ros_arguments=['--log-level', given['log_level']],
         output='screen',
         emulate_tty=True,
+        sigterm_timeout=STOP_S,
     )
     return [node, rviz(given)] if given.is_true('rviz') else [node]
 

@@ -14,6 +14,7 @@ import yaml
 from robot import IMAGE, ROOT, NodeProcess, Robot
 
 from vggt_ros.core.config import Config, settings
+from vggt_ros.node import STOP_S
 from vggt_ros.topics import INPUTS, TOPICS, resolve
 
 CONSUMERS = yaml.safe_load((Path(__file__).parent / 'consumers.yaml').read_text())
@@ -176,6 +177,11 @@ def test_every_file_a_launch_argument_names_is_there(load: Callable[[str], Modul
 def test_nothing_given_leaves_all_to_the_parameter_file(load: Callable[[str], ModuleType]) -> None:
     (node,) = start(load('vggt.launch.py'))
     assert node.parameters[-1] == {'use_sim_time': False, 'autostart': True}
+
+
+def test_launch_waits_longer_for_the_end_than_the_node_does_for_its_window(load: Callable[[str], ModuleType]) -> None:
+    (node,) = start(load('vggt.launch.py'))
+    assert float(node.sigterm_timeout) > STOP_S
 
 
 def test_arguments_reach_the_node_in_the_type_of_their_setting(load: Callable[[str], ModuleType]) -> None:
