@@ -20,8 +20,8 @@ from launch_ros.substitutions import ExecutableInPackage
 from vggt_ros.core.config import Config, Setting, settings
 from vggt_ros.topics import INPUTS, NODE_NAME, TOPIC, TOPICS, Topic, camera_topic, resolve
 
-# Seconds from Ctrl-C to SIGTERM, as launch wants them: the node waits up to five for the window being computed, and takes
-# some to end on a machine that is busy; launch's own patience is five.
+# Seconds from Ctrl-C to SIGTERM, as launch wants them: the node waits up to five for the window being computed, and
+# takes some to end on a machine that is busy; launch's own patience is five.
 STOP_S = '15'
 # Where packages come from that no ROS distribution carries as apt packages.
 SOURCES = {
