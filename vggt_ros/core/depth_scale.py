@@ -47,7 +47,9 @@ def measure_depth(prediction: Prediction, points_in_cams: list[np.ndarray | None
         return NoEvidence('no depth near the stamps of the images, or no transform from its frame to the camera')
     if disagreeing > len(medians):
         return NoEvidence(
-            'measured and predicted depth differ in shape: is the sensor registered to this camera?', is_conflict=True
+            'measured and predicted depth differ in shape: is the sensor registered to this camera, and does the network '
+            'see the scene well enough?',
+            is_conflict=True,
         )
     if not medians:
         return NoEvidence('too few measured points fall on known depth')
