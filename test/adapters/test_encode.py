@@ -403,3 +403,45 @@ def test_each_camera_of_a_rig_has_its_own_images_and_clouds_and_the_robot_one_po
     assert by_topic['~/world_points'].message.width == sum(int(np.isfinite(one.depth).sum()) for one in (frame, view))
     (few,) = Encoder(config, messages).encode(update_of(frame), None, {'~/left/points'})
     assert few.topic == '~/left/points'
+
+
+def closed(moved: np.ndarray) -> list[Any]:
+    """Two updates; before the second a loop moved the map, so that what lay at x in it now lies at `moved @ x`."""
+    first, second = placed_frame(0), placed_frame(1)
+    known = {first.stamp_ns: moved @ first.map_from_cam}
+    second = dataclasses.replace(second, map_from_cam=moved @ second.map_from_cam)
+    after = dataclasses.replace(update_of(second, index=1), map_from_odom=moved, moved_path=known)
+    return [update_of(first), after]
+
+
+MOVED = np.array([[0.0, -1.0, 0.0, 2.0], [1.0, 0.0, 0.0, -1.0], [0.0, 0.0, 1.0, 0.5], [0.0, 0.0, 0.0, 1.0]])
+
+
+@pytest.mark.parametrize('world', ['odom', 'map'])
+def test_a_closed_loop_goes_into_map_to_odom_and_never_into_odom_to_base(world: str):
+    flags = {'publish_map_to_odom_tf': True, 'world_frame': world, 'map_publish_period': 1e-3}
+    plain, looped = encoder(**flags), encoder(**flags)
+    expected = [plain.encode(update_of(placed_frame(i), index=i), BASE_FROM_CAM) for i in range(2)][1]
+    found = [looped.encode(update, BASE_FROM_CAM) for update in closed(MOVED)][1]
+    (tf,), (expected_tf,) = ([one.message for one in outputs if one.topic == '/tf'] for outputs in (found, expected))
+    edges = {(one.header.frame_id, one.child_frame_id): matrix_of(one.transform) for one in tf.transforms}
+    np.testing.assert_allclose(edges['map', 'odom'], MOVED, atol=1e-12)
+    np.testing.assert_allclose(edges['odom', 'base_link'], matrix_of(expected_tf.transforms[-1].transform), atol=1e-12)
+    by_topic = {one.topic: one.message for one in found}
+    before = {one.topic: one.message for one in expected}
+    np.testing.assert_allclose(
+        matrix_of(by_topic['~/odom'].pose.pose), matrix_of(before['~/odom'].pose.pose), atol=1e-12
+    )
+    np.testing.assert_allclose(by_topic['~/odom'].twist.covariance, before['~/odom'].twist.covariance, atol=1e-9)
+    world_from_odom = MOVED if world == 'map' else np.eye(4)
+    for topic, pose in (('~/pose', lambda m: m.pose.pose), ('~/camera_pose', lambda m: m.pose)):
+        expected_pose = world_from_odom @ matrix_of(pose(before[topic]))
+        np.testing.assert_allclose(matrix_of(pose(by_topic[topic])), expected_pose, atol=1e-12)
+    path = [matrix_of(one.pose) for one in by_topic['~/path'].poses]
+    for one, was in zip(path, before['~/path'].poses, strict=True):  # the whole way moved, and agrees with the robot
+        np.testing.assert_allclose(one, world_from_odom @ matrix_of(was.pose), atol=1e-12)
+    world_from_map = np.eye(4) if world == 'map' else np.linalg.inv(MOVED)
+    xyz, _ = points_of(by_topic['~/map_points'])
+    np.testing.assert_allclose(
+        xyz[0], map_points()[0] @ world_from_map[:3, :3].T + world_from_map[:3, 3], rtol=1e-5, atol=1e-5
+    )  # float32

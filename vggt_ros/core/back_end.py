@@ -72,6 +72,7 @@ class BackEnd:
         self._seams: deque[np.ndarray] = deque([np.full(7, 0.02)], maxlen=8)  # [7] deviations of the last ones
         self.reports: list[LoopReport] = []
         self._solving = self._moving = None
+        self._moves: dict[int, Sim3] = {}  # of windows whose points are yet to follow
         self._moved_until, self._moved_at = 0, 0  # number of the newest point that is being moved; window to take it at
         self._windows = 0
 
@@ -113,6 +114,9 @@ class BackEnd:
         if self._solving is not None:
             self._take_points()  # of the correction before
             correction = self._take_solution(self._solving)
+        if all_of_it and self._moves:
+            self._take_points()
+            self._start_moving()
         if self._moving is not None and (all_of_it or self._windows >= self._moved_at):
             self._take_points()
         return correction
@@ -202,13 +206,30 @@ class BackEnd:
         assert latest is not None
         stamp, before = self._map.path[-1]
         self.graph.nodes.update(solution.map_from_windows)
-        moves = self._map.move(solution.map_from_windows)
-        self._start_moving(moves)
+        for index, move in self._map.move(solution.map_from_windows).items():
+            self._moves[index] = move @ self._moves[index] if index in self._moves else move
+        if self._is_visible(self._moves):
+            self._start_moving()
         return Correction(before, self._map.path[-1][1], stamp)
 
-    def _start_moving(self, moves: dict[int, Sim3]) -> None:
+    def _is_visible(self, moves: dict[int, Sim3]) -> bool:
+        """Whether some window, or what it sees, has moved by half a voxel: else the cloud need not be sorted anew."""
+        latest = self._map.latest
+        assert latest is not None
+        depth = latest.prediction.depth[:, ::8, ::8]
+        reach = latest.placement.map_from_window.scale * float(np.nanmedian(depth))
+        places = self._map.trail.map_from_windows
+        return any(
+            np.linalg.norm(move.inverse().transform_points(places[index].t) - places[index].t)
+            + reach * np.linalg.norm(move.scale * move.R - np.eye(3), ord=2)
+            > self._map.voxels.voxel_size / 2
+            for index, move in moves.items()
+            if index in places
+        )
+
+    def _start_moving(self) -> None:
         assert self._pool is not None
-        voxels = self._map.voxels
+        voxels, moves, self._moves = self._map.voxels, self._moves, {}
         self._moved_until = voxels.count
         self._moved_at = self._windows + len(voxels) // POINTS_A_WINDOW
         self._moving = self._pool.submit(voxels.snapshot(), moves)
