@@ -308,7 +308,7 @@ class LoopConfig(Section):
     closure: bool = setting(True, 'recognise places and close loops: one more pass of the network for each looked at')
     min_gap: int = setting(24, 'keyframes between two visits that count as a loop', at_least=2)
     min_similarity: float = setting(
-        0.4, 'how alike places must look to be compared by the network, -1 to 1', at_least=-1, at_most=1
+        0.5, 'how alike places must look to be compared by the network, -1 to 1', at_least=-1, at_most=1
     )
     min_inlier_ratio: float = setting(
         0.5, 'share of points on which the network, seeing both visits, must agree with each', at_least=0, at_most=1

@@ -32,7 +32,7 @@ JPEG_QUALITY = 95  # at 128x96 some 8 kB a frame, at 518x392 some 90 kB
 # Points that lie and look the same so well need no patches beside them; of 409 false pairs of places in the rooms of
 # retrieval.shared_view none does, though nano takes many of them for one place.
 SURE_AGREEMENT, SURE_CORRELATION = 0.75, 0.8
-EASING = 0.9  # of the bar that a rejected candidate has raised, a window later: from 0.6 to 0.4 in four windows
+EASING = 0.9  # of the bar that a rejected candidate has raised, a window later: from 0.75 to 0.5 in four windows
 
 
 @dataclass(frozen=True, eq=False)
