@@ -21,9 +21,7 @@ _FLOATS = {7: 'f4', 8: 'f8'}  # sensor_msgs/PointField: FLOAT32, FLOAT64
 
 def add_odometry(evidence: Evidence, message: Any) -> None:
     """nav_msgs/Odometry: the pose of child_frame_id; EncodingError where it is none."""
-    evidence.add_odometry(
-        stamp_ns(message.header.stamp), pose_matrix(message.pose.pose), message.child_frame_id.lstrip('/')
-    )
+    evidence.add_odometry(_stamp(message), pose_matrix(message.pose.pose), message.child_frame_id.lstrip('/'))
 
 
 def add_depth(evidence: Evidence, message: Any, info: Any) -> None:
@@ -37,12 +35,12 @@ def add_depth(evidence: Evidence, message: Any, info: Any) -> None:
     if K is None:
         raise EncodingError('the CameraInfo of the depth image has no calibration (K is zero)')
     points = sample_points(depth, K)
-    evidence.add_points(stamp_ns(message.header.stamp), message.header.frame_id.lstrip('/'), points)
+    evidence.add_points(_stamp(message), message.header.frame_id.lstrip('/'), points)
 
 
 def add_cloud(evidence: Evidence, message: Any) -> None:
     """sensor_msgs/PointCloud2 with float fields x, y, z, in its header's frame; EncodingError on another."""
-    evidence.add_points(stamp_ns(message.header.stamp), message.header.frame_id.lstrip('/'), decode_points(message))
+    evidence.add_points(_stamp(message), message.header.frame_id.lstrip('/'), decode_points(message))
 
 
 def add_imu(evidence: Evidence, message: Any) -> None:
@@ -57,7 +55,7 @@ def add_imu(evidence: Evidence, message: Any) -> None:
         if message.orientation_covariance[0] == -1:
             raise EncodingError('the Imu message has neither acceleration nor orientation')
         up = _rotation(q).as_matrix()[2]  # z of the world, in the sensor
-    evidence.add_up(stamp_ns(message.header.stamp), message.header.frame_id.lstrip('/'), up)
+    evidence.add_up(_stamp(message), message.header.frame_id.lstrip('/'), up)
 
 
 def pose_matrix(pose: Any) -> np.ndarray:
@@ -125,6 +123,14 @@ def decode_points(message: Any) -> np.ndarray:
     rows = np.ascontiguousarray(data[: step * message.height].reshape(message.height, step)[:, :row_bytes])
     points = rows.reshape(-1).view(layout)
     return np.stack([points[name].astype(np.float64) for name in 'xyz'], axis=-1)
+
+
+def _stamp(message: Any) -> int:
+    """Of the header; EncodingError where there is none, as such a message belongs to no image."""
+    stamp = stamp_ns(message.header.stamp)
+    if stamp == 0:
+        raise EncodingError('the stamp is zero; the driver must say when it measured')
+    return stamp
 
 
 def _rotation(q: Any) -> Rotation:

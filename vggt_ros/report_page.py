@@ -91,7 +91,10 @@ def _notes(report: Report) -> str:
     if report.config.model.backend == 'fake':
         notes.append(('poor', 'No network ran: backend fake shows a flat wall, to test the plumbing.'))
     if not report.metric:
-        notes.append(('fair', 'Lengths are in units of the network, not metres: one camera cannot know its scale.'))
+        text = 'one camera cannot know its scale; name a scale_source.'
+        if report.scale.is_unknown:
+            text = f'{report.scale.describe()}.'
+        notes.append(('fair', f'Lengths are in units of the network, not metres: {text}'))
     unknown = (SeamStatus.HELD, SeamStatus.REFUSED)
     lost = sum(row.status in unknown and row.index > 0 for row in report.windows)
     if lost:

@@ -14,7 +14,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, Imu, PointCloud2
 
 from vggt_ros.core.config import ScaleConfig
-from vggt_ros.core.errors import EncodingError, ShapeError
+from vggt_ros.core.errors import ConfigError, EncodingError, ShapeError
 from vggt_ros.core.evidence import Evidence
 from vggt_ros.decode_sensors import add_cloud, add_depth, add_imu, add_odometry
 from vggt_ros.throttle import Throttle
@@ -73,6 +73,8 @@ class Sensors:
 
     def _subscribe(self, kind: type, name: str, take: Callable[[Any], None]) -> None:
         topic = self._node.resolve_topic_name(name)
+        if topic == self._node.resolve_topic_name('~/odom'):
+            raise ConfigError(f'{name} is remapped to {topic}, which this node publishes itself: that tells no scale')
 
         def on_message(message: Any) -> None:
             self._heard_s[topic] = time.monotonic()

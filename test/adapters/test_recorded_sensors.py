@@ -150,7 +150,7 @@ def robot_bag(path: Path, *sensors: str, more: list[Any] | None = None) -> Path:
 @pytest.mark.parametrize('source', ['odometry', 'tf', 'depth', 'lidar'])
 def test_a_run_finds_metres_in_each_kind_of_topic(tmp_path: Path, source: str) -> None:
     bag = robot_bag(tmp_path / 'bag', source)
-    config = config_of(scale_source=source)
+    config = config_of(scale_source=source, publish_odom_to_base_tf=source != 'tf')
     opened = open_source(bag)
     report = run(opened, tmp_path / 'out', config, predictor=FakePredictor(config))
     opened.close()
@@ -303,6 +303,14 @@ def test_an_odometry_with_a_broken_quaternion_is_refused() -> None:
     message.pose.pose.orientation.w = 0.0
     with pytest.raises(EncodingError, match='length 1'):
         add_odometry(Evidence(), message)
+
+
+def test_a_message_without_a_stamp_belongs_to_nothing() -> None:
+    evidence = Evidence()
+    add_odometry(evidence, odometry(START_NS, 1.0))
+    with pytest.raises(EncodingError, match='stamp is zero'):
+        add_odometry(evidence, odometry(0, 1.0))
+    assert evidence.odom_from_cam('base_link', START_NS) is not None  # what was heard before is still known
 
 
 def test_moving_and_fixed_frames_make_one_tree() -> None:

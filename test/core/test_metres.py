@@ -203,7 +203,7 @@ def test_a_wrong_mount_is_never_locked_to_and_named():
 def test_every_other_source_finds_the_same_metres(source):
     base_from_cam = mounted(20)
     base, cams = drive(base_from_cam=base_from_cam)
-    config = config_of(scale_source=source)
+    config = config_of(scale_source=source, publish_odom_to_base_tf=source != 'tf')
     sensor = mounted(5, 1.1)
     mounts = Mounts(camera_optical=base_from_cam, sensor=sensor)
     if source == 'tf':

@@ -165,3 +165,5 @@ def test_settings_that_contradict_each_other_are_refused():
         Config().with_values({'scale_source': 'baseline'})
     with pytest.raises(ConfigError, match='scale_horizon'):
         ScaleConfig(scale_horizon=4)
+    with pytest.raises(ConfigError, match='publish_odom_to_base_tf'):
+        Config().with_values({'scale_source': 'tf'})  # it would measure itself by itself

@@ -445,6 +445,11 @@ class Config:
                 'scale_source baseline needs camera_baseline, the metres between the two cameras, or camera_names of a '
                 'rig, whose mounts TF knows'
             )
+        if self.scale.scale_source == 'tf' and self.frames.publish_odom_to_base_tf:
+            raise ConfigError(
+                f'scale_source tf reads {self.frames.odom_frame} -> {self.frames.base_frame}, which this node would '
+                'publish itself: set publish_odom_to_base_tf to false'
+            )
 
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """A copy with some settings changed, by public name; ConfigError on an unknown name or a bad value."""
