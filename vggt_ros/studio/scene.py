@@ -9,6 +9,7 @@ import numpy as np
 
 from vggt_ros.clouds import first_in_voxel
 from vggt_ros.core.geometry import invert_rigid, move_points
+from vggt_ros.core.sky import sky_pixels
 from vggt_ros.studio.cones import camera_cone, rainbow
 from vggt_ros.studio.predictions import Predictions
 from vggt_ros.studio.sky import is_sky
@@ -129,7 +130,8 @@ def _confidence(predictions: Predictions, view: View, frame: int) -> np.ndarray:
     if view.branch == 'points' and predictions.world_points_confidence is not None:
         confidence = predictions.world_points_confidence[frame]
     if view.mask_sky:
-        confidence = np.where(is_sky(predictions.images[frame]), np.float32(0), confidence)
+        sky = is_sky(predictions.images[frame]) | sky_pixels(predictions.depth[frame], predictions.confidence[frame])
+        confidence = np.where(sky, np.float32(0), confidence)
     return np.nan_to_num(confidence, nan=0.0)
 
 

@@ -1,7 +1,8 @@
-"""Sessions: a folder for each visitor, named by a secret that only the visitor's browser has."""
+"""Sessions: a folder for each visitor, found by a secret that only the visitor's browser has."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -43,7 +44,7 @@ class Sessions:
         """
         if not TOKEN.fullmatch(token):
             raise SourceError('this browser has no session: allow cookies of this page, and load it again')
-        folder = self.root / token
+        folder = self._folder(token)
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.touch()
         return Session(folder)
@@ -52,9 +53,13 @@ class Sessions:
         """Whether a file may be given to the visitor with this token: one of its own, and not an original upload."""
         if not TOKEN.fullmatch(token):
             return False
-        folder = self.root / token
+        folder = self._folder(token)
         inside = path.resolve()
         return inside.is_relative_to(folder) and 'source' not in inside.relative_to(folder).parts
+
+    def _folder(self, token: str) -> Path:
+        """Addresses of files show the folder: it must not give the token away to whom a link is sent."""
+        return self.root / hashlib.sha256(token.encode()).hexdigest()
 
     def sweep(self) -> int:
         """Remove the sessions that were not used for keep_s; returns how many."""

@@ -1,4 +1,4 @@
-"""Which pixels look like sky."""
+"""Which pixels look like sky by their colour; core/sky.py tells it by depth."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import threading
 import time
@@ -165,7 +166,8 @@ class Workbench:
             write_fixed(predictions, folder / 'result')
         self._predictions.pop(folder, None)
         note = f'{choice.model} on {report.device}, {MODES[choice.mode]}, {time.perf_counter() - start:.1f} s.'
-        session.remember(has_result=True, is_example=False, note=' '.join([note, *report.notes[:3]]), mode=choice.mode)
+        notes = [_plain(one, folder, upload.name) for one in report.notes[:3]]
+        session.remember(has_result=True, is_example=False, note=' '.join([note, *notes]), mode=choice.mode)
 
     def show(self, session: Session, view: View) -> Shown:
         """Make the scene of a view; the network does not run."""
@@ -297,8 +299,9 @@ def _without_paths(folder: Path, name: str) -> Iterator[None]:
     try:
         yield
     except VggtRosError as error:
-        text = str(error)
-        for path in sorted({str(one) for one in folder.rglob('*')}, key=len, reverse=True):
-            text = text.replace(path, name)
-        text = text.replace(str(folder), name)
-        raise type(error)(text) from error
+        raise type(error)(_plain(str(error), folder, name)) from error
+
+
+def _plain(text: str, folder: Path, name: str) -> str:
+    """A text with the name of the upload for whatever lies in its folder."""
+    return re.sub(re.escape(str(folder)) + r'[^\s:,;]*', name, text)
