@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -129,7 +129,7 @@ class _Job:
         self.messages = bag_messages()
         self.encoder = Encoder(config, self.messages, self.pipeline.points)
         self.bag = ResultBag(out / 'result.mcap', cameras=config.rig.cameras)
-        self.export, self.scene = export, Scene(config)
+        self.export, self.scene = export, Scene(config, is_thinned=False)  # the keyframe settings thin
         self.report = Report(str(source.path), config, *_describe(config, predictor))
         self.base_from_cam: np.ndarray | None = None
         self._mounted: set[int] = set()
@@ -235,7 +235,7 @@ class _Job:
                     self.bag.write(*output)
 
     def _remember(self, update: Update) -> None:
-        """Keep what exports need of an update; of what shows something new, the image."""
+        """Keep what exports need of an update."""
         for frame in self.scene.add(update):
             if 'colmap' in self.export:
                 write_image(self.out / 'colmap' / 'images', frame)
@@ -274,6 +274,7 @@ class _Job:
     def _write_exports(self) -> None:
         """What --export asks for."""
         snapshot = self.scene.snapshot(self.report.cloud, self.pipeline.trajectory())
+        keep_images(self.out / 'colmap' / 'images', {image_name(view) for view in snapshot.views})
         for name, make in scene_files(snapshot, self.export).items():
             path = self.out / name
             make_folder(path.parent)
@@ -317,6 +318,14 @@ def write_image(folder: Path, frame: PlacedFrame) -> None:
     make_folder(path.parent)
     data = cv2.imencode('.jpg', cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
     write_atomically(path, data.tobytes())
+
+
+def keep_images(folder: Path, names: Collection[str]) -> None:
+    """Remove the images of views that are no longer remembered; what cannot be removed does no harm."""
+    for path in folder.glob('*/*.jpg'):
+        if str(path.relative_to(folder)) not in names:
+            with suppress(OSError):
+                path.unlink()
 
 
 def make_folder(path: Path) -> None:

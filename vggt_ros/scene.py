@@ -46,22 +46,23 @@ class Scene:
 
     Args:
         config: all settings; map and frames are read here.
+        is_thinned: views that show nothing new are dropped; else only what is too many.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, *, is_thinned: bool = True) -> None:
+        self._config, self._is_thinned = config, is_thinned
         self.reset()
 
     def reset(self) -> None:
         """A new map."""
-        self.views = Views(self._config.map)
+        self.views = Views(self._config.map, is_thinned=self._is_thinned)
         self._stamps_ns: list[int] = []
         self._poses: list[np.ndarray] = []  # where the map lay when the first came
         self._output_from_kept = Sim3.identity()
         self._is_metric = False
 
     def add(self, update: Update) -> list[PlacedFrame]:
-        """Take a window's new frames; returns those that show something new, to be kept as views."""
+        """Take a window's new frames; returns those that are kept as views."""
         if update.output_from_before is not None:
             self._output_from_kept = update.output_from_before @ self._output_from_kept
             self.views.move(update.output_from_before)

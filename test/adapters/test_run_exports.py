@@ -19,7 +19,7 @@ from vggt_ros.core.predictor import FakePredictor
 from vggt_ros.run import EXPORTS, run
 from vggt_ros.source import open_source
 
-FAKE = Config().with_values({'backend': 'fake', 'window_size': 4, 'window_stride': 2, 'view_min_shift': 0.001})
+FAKE = Config().with_values({'backend': 'fake', 'window_size': 4, 'window_stride': 2})
 
 
 @pytest.fixture(scope='module')
@@ -61,6 +61,15 @@ def test_every_image_is_there_at_the_size_of_its_camera(out: Path):
     names = {str(path.relative_to(out / 'colmap/images')) for path in (out / 'colmap/images').rglob('*.jpg')}
     assert names == {image.name for image in model.images.values()}
     assert f'camera/{START_NS // 10**9}.{START_NS % 10**9:09d}.jpg' in names
+
+
+def test_of_too_many_views_the_images_go_as_well(tmp_path: Path):
+    source = open_source(camera_bag(tmp_path / 'bag', 6))
+    run(source, tmp_path / 'out', FAKE.with_values({'map_max_views': 4}), export=['colmap'])
+    source.close()
+    model = pycolmap.Reconstruction(tmp_path / 'out/colmap/sparse/0')
+    assert len(model.images) == 4
+    assert len(list((tmp_path / 'out/colmap/images').rglob('*.jpg'))) == 4
 
 
 def test_a_new_run_leaves_nothing_of_the_old(out: Path, tmp_path: Path):

@@ -65,10 +65,11 @@ class Views:
 
     Args:
         config: how far apart views must be, and how many are kept.
+        is_thinned: views that show nothing new are dropped; else only what is too many.
     """
 
-    def __init__(self, config: MapConfig) -> None:
-        self.config = config
+    def __init__(self, config: MapConfig, *, is_thinned: bool = True) -> None:
+        self.config, self._is_thinned = config, is_thinned
         self.reset()
 
     def reset(self) -> None:
@@ -99,7 +100,7 @@ class Views:
             return False  # it shows nothing
         place, axis, yard = view.map_from_cam[:3, 3], view.map_from_cam[:3, 2], self.config.view_min_shift * depth
         difference = self._difference(place, axis, yard)
-        if len(self) and difference.min() < 1:
+        if self._is_thinned and len(self) and difference.min() < 1:
             return False
         self._append(view, place, axis, yard, difference)
         if len(self) > self.config.map_max_views:
