@@ -10,6 +10,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from vggt.approximation import EXACT
 from vggt.backbone import Backbone
 from vggt.config import VGGTConfig
 from vggt.layers.block import Block
@@ -26,6 +27,7 @@ class Aggregator(nn.Module):
     def __init__(self, config: VGGTConfig) -> None:
         super().__init__()
         self.config = config
+        self.approximation = EXACT
         dim, registers = config.embed_dim, config.num_register_tokens
         # Index 0 of axis 1 belongs to the first frame of a scene, index 1 to every other frame.
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)
@@ -82,6 +84,7 @@ class Aggregator(nn.Module):
         x = torch.cat((self.special_tokens(batch, frames), patch_tokens), dim=2)
         frame_table = self._rotary_table(image_size, x.device)
         global_table = (frame_table[0].repeat(frames, 1, 1), frame_table[1].repeat(frames, 1, 1))
+        keys = self._keys(frames, x.shape[2], x.device)
         layers: dict[int, Tensor] = {}
         for start in range(0, self.config.depth, self.config.attention_block_size):
             indices = range(start, start + self.config.attention_block_size)
@@ -89,17 +92,34 @@ class Aggregator(nn.Module):
             outputs: dict[tuple[str, int], Tensor] = {}
             for kind in self.config.attention_order:
                 for i in indices:
-                    x = self._frame(i, x, frame_table) if kind == 'frame' else self._global(i, x, global_table)
+                    if kind == 'frame':
+                        x = self._frame(self.frame_blocks[i], x, frame_table)
+                    elif i < self.approximation.local_blocks:
+                        x = self._frame(self.global_blocks[i], x, frame_table)
+                    else:
+                        x = self._global(self.global_blocks[i], x, global_table, keys)
                     if i in wanted:
                         outputs[kind, i] = x
             layers.update({i: torch.cat((outputs['frame', i], outputs['global', i]), dim=-1) for i in wanted})
         return layers
 
-    def _frame(self, index: int, x: Tensor, table: RotaryTable) -> Tensor:
-        return self.frame_blocks[index](x.flatten(0, 1), table).view(x.shape)  # (B*S, N, C): a frame sees itself
+    def _frame(self, block: nn.Module, x: Tensor, table: RotaryTable) -> Tensor:
+        return block(x.flatten(0, 1), table).view(x.shape)  # (B*S, N, C): a frame sees itself
 
-    def _global(self, index: int, x: Tensor, table: RotaryTable) -> Tensor:
-        return self.global_blocks[index](x.flatten(1, 2), table).view(x.shape)  # (B, S*N, C): all frames at once
+    def _global(self, block: nn.Module, x: Tensor, table: RotaryTable, keys: Tensor | None) -> Tensor:
+        return block(x.flatten(1, 2), table, keys).view(x.shape)  # (B, S*N, C): all frames at once
+
+    def _keys(self, frames: int, tokens: int, device: torch.device) -> Tensor | None:
+        """[M] which of the tokens of all frames the global blocks attend to; None: all.
+
+        With a stride all of the first frame and every frame's special tokens stay.
+        """
+        stride = self.approximation.key_stride
+        if stride == 1:
+            return None
+        token = torch.arange(frames * tokens, device=device)
+        patch = token % tokens - self.config.num_special_tokens
+        return token[(token < tokens) | (patch < 0) | (patch % stride == 0)]
 
     def special_tokens(self, batch: int, frames: int) -> Tensor:
         """[B, S, 1 + registers, C], with the first-frame variant in frame 0."""

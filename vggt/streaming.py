@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vggt.approximation import EXACT, Approximation
 from vggt.config import VGGTConfig
 from vggt.errors import ConfigError, InputError
 from vggt.model import VGGT
@@ -34,6 +35,8 @@ class StreamingVGGT:
         dtype: torch.dtype = torch.float32,
         heads: Sequence[str] = ('camera', 'depth'),
         chunk: int = 2,
+        approximation: Approximation = EXACT,
+        head_dtype: torch.dtype = torch.float32,
     ) -> None:
         """Take the model over: its weights are moved and rounded in place.
 
@@ -43,6 +46,8 @@ class StreamingVGGT:
             dtype: float32, bfloat16 or float16.
             heads: which of 'camera', 'depth' and 'point' to run; the layers that no head reads are not kept.
             chunk: frames that the dense heads decode at a time; bounds memory, changes no value.
+            approximation: what to leave out; by default nothing.
+            head_dtype: of the dense heads' weights and products; the camera head stays in float32.
 
         Raises:
             ConfigError: the model lacks a head, or the dtype is another one.
@@ -57,11 +62,16 @@ class StreamingVGGT:
             raise ConfigError(f'dtype must be float32, bfloat16 or float16, got {dtype}')
         self.device = torch.device(device)
         self.dtype = dtype
+        self._is_compiled = False
         self.heads = tuple(heads)
         self.chunk = chunk
         self.model = model.eval().to(self.device)
         if dtype in LOW_PRECISION:
             _round_matrices(self.model.aggregator, dtype)
+        for head in (self.model.depth_head, self.model.point_head):
+            if head is not None:
+                head.to(head_dtype)
+        self._approximate(approximation)
 
     @property
     def config(self) -> VGGTConfig:
@@ -85,7 +95,9 @@ class StreamingVGGT:
         if images.shape[0] != 1:
             raise InputError(f'images must be those of one window, [S, 3, H, W], got {list(images.shape)}')
         with self._precision():
-            return self.model.aggregator.encode(images[0].to(self.device))
+            tokens = self.model.aggregator.encode(images[0].to(self.device))
+        # the next run of a CUDA graph writes into the results of this one
+        return tokens.clone() if self._is_compiled else tokens
 
     @torch.inference_mode()
     def predict(
@@ -115,6 +127,33 @@ class StreamingVGGT:
             layers = self.model.aggregator.attend(patch_tokens[None].to(self.device), image_size, keep)
         picked = None if chosen == list(range(count)) else chosen  # all frames need no copy
         return self.model.read_heads(layers, image_size, heads=heads, frames=picked, chunk=self.chunk)
+
+    def compile(self, backend: str = 'inductor') -> None:
+        """Compile aggregator and backbone, on a GPU with CUDA graphs; the first call of each size takes long.
+
+        CUDA graphs belong to the thread of the first call: let the same thread make all calls.
+
+        Args:
+            backend: of torch.compile.
+        """
+        aggregator = self.model.aggregator
+        mode = 'reduce-overhead' if self.device.type == 'cuda' and backend == 'inductor' else None
+        for name in ('encode', 'attend'):
+            compiled = torch.compile(getattr(aggregator, name), dynamic=False, backend=backend, mode=mode)
+            setattr(aggregator, name, compiled)
+        self._is_compiled = True
+
+    def _approximate(self, approximation: Approximation) -> None:
+        depth, head = self.config.depth, self.model.camera_head
+        if not (0 <= approximation.local_blocks < depth and approximation.key_stride >= 1):
+            raise ConfigError(
+                f'local_blocks must be 0..{depth - 1} for this network and key_stride at least 1, got {approximation}'
+            )
+        if head is not None and approximation.camera_iterations:
+            if not 1 <= approximation.camera_iterations <= head.iterations:
+                raise ConfigError(f'camera_iterations must be 0..{head.iterations}, got {approximation}')
+            head.iterations = approximation.camera_iterations
+        self.model.aggregator.approximation = approximation
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype in LOW_PRECISION)

@@ -181,6 +181,7 @@ class Worker:
                 asked.set_exception(error)
 
     def _run(self) -> None:
+        self._guard(self._pipeline.warm_up)
         try:
             self._work()
         finally:

@@ -9,7 +9,9 @@ import torch
 from small import SMALL, random_images, small_model
 
 from vggt import StreamingVGGT, VGGTOutput
+from vggt.approximation import Approximation
 from vggt.errors import ConfigError, InputError
+from vggt.layers import attention
 
 SIZE = (56, 70)
 # The tolerances of the goldens: rounding only, as another chunk or batch may take another kernel.
@@ -105,3 +107,73 @@ def test_bad_tokens_frames_and_settings_are_refused_in_words() -> None:
         StreamingVGGT(small_model(), heads=('track',))
     with pytest.raises(ConfigError, match='float64'):
         StreamingVGGT(small_model(), dtype=torch.float64)
+
+
+def test_nothing_is_approximated_unless_asked_for() -> None:
+    images = random_images(4)
+    stream = StreamingVGGT(small_model(), approximation=Approximation(0, 1, 0))
+    assert_same(stream.predict(stream.encode(images), SIZE), plain(images), [0, 1, 2, 3])
+
+
+def test_fewer_rounds_of_the_camera_head_are_the_first_of_all() -> None:
+    images = random_images(3)
+    stream = StreamingVGGT(small_model(), approximation=Approximation(camera_iterations=2))
+    output, exact = stream.predict(stream.encode(images), SIZE), plain(images)
+    torch.testing.assert_close(output.pose_encoding, exact.pose_encodings[1], rtol=0, atol=POSE)
+    torch.testing.assert_close(output.depth, exact.depth, rtol=0, atol=DEPTH)
+
+
+def test_a_key_stride_leaves_the_first_frame_and_special_tokens_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    attend = attention.attend
+
+    def watched(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        seen.append((q.shape[2], k.shape[2]))
+        return attend(q, k, v)
+
+    stream = StreamingVGGT(small_model(), approximation=Approximation(key_stride=3))
+    tokens = stream.encode(random_images(4))
+    monkeypatch.setattr(attention, 'attend', watched)
+    output = stream.predict(tokens, SIZE)
+    special, patches = stream.config.num_special_tokens, 4 * 5
+    frame = special + patches
+    whole = {(frame, frame), (4, 4)}  # frame blocks and the camera head
+    assert set(seen) - whole == {(4 * frame, frame + 3 * (special + -(-patches // 3)))}
+    assert not torch.equal(output.depth, plain(random_images(4)).depth)
+
+
+def test_local_blocks_let_no_frame_see_another() -> None:
+    images = random_images(3)
+    stream = StreamingVGGT(small_model(), approximation=Approximation(local_blocks=3))
+    seen = []
+    stream.model.aggregator.global_blocks[2].register_forward_hook(lambda _m, _i, output: seen.append(output))
+    stream.predict(stream.encode(images), SIZE)
+    changed = images.clone()
+    changed[2] = random_images(1, seed=9)
+    stream.predict(stream.encode(changed), SIZE)
+    torch.testing.assert_close(seen[1][:2], seen[0][:2], rtol=0, atol=1e-5)
+    assert not torch.allclose(seen[1][2], seen[0][2])
+
+
+def test_approximations_out_of_range_are_refused() -> None:
+    for wrong in (Approximation(key_stride=0), Approximation(local_blocks=4), Approximation(camera_iterations=99)):
+        with pytest.raises(ConfigError, match='must be'):
+            StreamingVGGT(small_model(), approximation=wrong)
+
+
+def test_a_dense_head_in_bfloat16_stays_within_its_rounding() -> None:
+    images = random_images(4)
+    stream = StreamingVGGT(small_model(), head_dtype=torch.bfloat16)
+    output, exact = stream.predict(stream.encode(images), SIZE), plain(images)
+    assert output.depth.dtype == output.depth_confidence.dtype == torch.float32
+    relative = ((output.depth - exact.depth).abs() / exact.depth).max().item()
+    assert 0 < relative < LOW_PRECISION[torch.bfloat16]
+    torch.testing.assert_close(output.pose_encoding, exact.pose_encoding, rtol=0, atol=POSE)
+
+
+def test_compiled_the_outputs_stay_the_same() -> None:
+    images = random_images(4)
+    stream = StreamingVGGT(small_model())
+    stream.compile(backend='eager')  # what is compiled is traced; the code made of it is torch's business
+    for _ in range(2):
+        assert_same(stream.predict(stream.encode(images), SIZE), plain(images), [0, 1, 2, 3])

@@ -56,6 +56,8 @@ class DenseHead(DPT):
     def _decode(self, levels: list[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         x = add_position(resize(self.fuse(levels, image_size), image_size), image_size)
         x = self.scratch.output_conv2(x).permute(0, 2, 3, 1)  # (M, H, W, num_values + 1)
+        if x.dtype in (torch.bfloat16, torch.float16):
+            x = x.float()  # the activations are exponentials
         return (
             activate(x[..., :-1], self.config.activation),
             activate_confidence(x[..., -1], self.config.confidence_activation),

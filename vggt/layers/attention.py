@@ -26,12 +26,13 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(head_dim, eps=eps) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, rotary: RotaryTable | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotary: RotaryTable | None = None, keys: Tensor | None = None) -> Tensor:
         """Mix the tokens of each sample.
 
         Args:
             x: [B, N, C].
             rotary: cosine and sine for the N tokens, or None for attention without positions.
+            keys: [M] indices of the tokens that are attended to; None: all.
         """
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, head_dim)
@@ -39,6 +40,8 @@ class Attention(nn.Module):
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         # In a lower precision the norms or the float32 tables widened q and k; all three must enter the kernel alike.
+        if keys is not None:
+            k, v = k[:, :, keys], v[:, :, keys]
         mixed = attend(q.to(v.dtype), k.to(v.dtype), v)
         return self.proj(mixed.transpose(1, 2).flatten(-2))
 

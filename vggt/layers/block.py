@@ -44,15 +44,15 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.ls2 = LayerScale(dim, init_values)
 
-    def forward(self, x: Tensor, rotary: RotaryTable | None = None) -> Tensor:
-        """[B, N, C] to [B, N, C]; the N tokens of a sample attend to each other."""
+    def forward(self, x: Tensor, rotary: RotaryTable | None = None, keys: Tensor | None = None) -> Tensor:
+        """[B, N, C] to [B, N, C]; the N tokens of a sample attend to each other, or to those listed in keys alone."""
         if self.training and self.checkpointing:
-            return checkpoint(self._residuals, x, rotary, use_reentrant=False)
-        return self._residuals(x, rotary)
+            return checkpoint(self._residuals, x, rotary, keys, use_reentrant=False)
+        return self._residuals(x, rotary, keys)
 
-    def _residuals(self, x: Tensor, rotary: RotaryTable | None) -> Tensor:
+    def _residuals(self, x: Tensor, rotary: RotaryTable | None, keys: Tensor | None) -> Tensor:
         def attention(x: Tensor) -> Tensor:
-            return self.ls1(self.attn(self.norm1(x), rotary))
+            return self.ls1(self.attn(self.norm1(x), rotary, keys))
 
         def mlp(x: Tensor) -> Tensor:
             return self.ls2(self.mlp(self.norm2(x)))

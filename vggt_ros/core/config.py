@@ -101,6 +101,20 @@ class ModelConfig(Section):
         0, 'width in pixels at which the network sees the image; 0 takes what the model was made for', at_least=0
     )
 
+    head_precision: str = setting(
+        'fp32', 'number format of the depth head; a lower one changes depth by some 1e-3',
+        one_of=('fp32', 'bf16', 'fp16'),
+    )
+    compile: bool = setting(False, 'compile the network before the first image, which takes a minute or more')
+    approximate_key_stride: int = setting(
+        1, 'approximation: in global attention every n-th patch of all frames but the first is seen; 1 is exact',
+        at_least=1, at_most=16,
+    )
+    approximate_camera_rounds: int = setting(
+        0, 'approximation: rounds of the camera head; 0 runs as many as it was trained with, which is exact',
+        at_least=0, at_most=16,
+    )
+
     @property
     def source(self) -> str:
         """What load_vggt takes."""
@@ -145,6 +159,10 @@ class StreamConfig(Section):
     max_latency_s: float = setting(
         5.0, 'a result is dropped when its newest frame arrived longer ago than this', at_least=0.1, at_most=9.0,
         dynamic=True,
+    )
+    latency_budget_s: float = setting(
+        0.0, 'seconds that a window may take; where it takes more, window_stride and then window_size are lowered; 0 '
+        'leaves both', at_least=0, at_most=9, dynamic=True,
     )
     publish_frames: str = setting(
         'new', 'publish every new frame of a window, or only the latest', one_of=('new', 'latest'), dynamic=True

@@ -12,7 +12,7 @@ import numpy as np
 
 from vggt_ros.core.back_end import BackEnd, Correction
 from vggt_ros.core.bridging import Bridge
-from vggt_ros.core.config import Config, settings
+from vggt_ros.core.config import Config, WindowConfig, settings
 from vggt_ros.core.errors import ConfigError, OutOfMemoryError
 from vggt_ros.core.evidence import Evidence
 from vggt_ros.core.frame import Frame
@@ -22,6 +22,7 @@ from vggt_ros.core.loop_report import LoopReport
 from vggt_ros.core.metres import Metres
 from vggt_ros.core.odometry_frame import OdometryFrame
 from vggt_ros.core.placement import Seam, SeamStatus
+from vggt_ros.core.planner import LatencyKeeper, Plan
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import Predictor
 from vggt_ros.core.resolution import to_source_frame
@@ -85,7 +86,8 @@ class Pipeline:
         self.config = config
         self.evidence = evidence or Evidence.of(config)
         self.keyframes = KeyframeGate(config.keyframe)
-        self.windows = WindowBuffer(config.window)
+        self.windows = WindowBuffer(_fitting(config.window, predictor))
+        self.latency = LatencyKeeper(self.windows.config)
         self.predictor = predictor
         self.map = Map(config)
         self.metres = Metres(config.scale, self.evidence)
@@ -112,6 +114,12 @@ class Pipeline:
             return self._process(window)
         self._look_ahead(frame)
         return ended
+
+    def warm_up(self) -> None:
+        """Let the network make itself ready, on the thread that will run it."""
+        warm_up = getattr(self.predictor, 'warm_up', None)
+        if warm_up is not None:
+            warm_up(self.windows.config)
 
     def flush(self) -> Update | None:
         """Process the frames still waiting for a full window: the end of a recording, or a pause."""
@@ -152,6 +160,7 @@ class Pipeline:
         self.keyframes.config = config.keyframe
         if config.window != self.config.window:
             self.windows.resize(config.window)
+            self.latency.asked = config.window
         self.map.reconfigure(config)
         self.config = self.bridge.config = config
 
@@ -213,6 +222,7 @@ class Pipeline:
 
     def _process(self, window: Window) -> Update:
         clock, self._ahead = self._ahead, _StageClock()
+        ahead_s = clock.total_s
         clock.resume()
         try:
             placed = self.bridge.place(window, lambda frames: self._answer(clock, frames))
@@ -234,7 +244,16 @@ class Pipeline:
         update = self._report(self.metres.convert(update), loop)
         clock.stop('map_s')
         self._count(placed.placement.seam)
+        self._keep_latency(clock.total_s - ahead_s)
         return dataclasses.replace(update, times=clock.times)
+
+    def _keep_latency(self, seconds: float) -> None:
+        """Smaller windows where they take longer than the budget, from the newest frame on."""
+        now = self.windows.config
+        chosen = self.latency.observe(seconds, now, self.config.stream.latency_budget_s)
+        if chosen != now:
+            log.info('a window took %.3f s: window_size %d, window_stride %d', seconds, chosen.size, chosen.stride)
+            self.windows.resize(chosen)
 
     def _process_in_parts(self, window: Window, error: OutOfMemoryError) -> Update:
         """The window is too large for the memory that is free: smaller ones from now on, and no frame is lost."""
@@ -242,7 +261,7 @@ class Pipeline:
         if not parts:
             self.statistics.failures += 1
             raise error
-        now = self.windows.config
+        now = self.latency.asked = self.windows.config
         log.warning('%s; going on with window_size %d and window_stride %d', error, now.size, now.stride)
         return _joined([self._process(part) for part in parts])
 
@@ -298,6 +317,11 @@ class _StageClock:
         self.times = StageTimes()
         self._since = time.perf_counter()
 
+    @property
+    def total_s(self) -> float:
+        """Seconds of all stages."""
+        return float(sum(dataclasses.astuple(self.times)))
+
     def resume(self) -> None:
         """Begin to count anew; what was counted stays."""
         self._since = time.perf_counter()
@@ -327,6 +351,16 @@ class _StageClock:
 
     def _add(self, stage: str, seconds: float) -> None:
         self.times = dataclasses.replace(self.times, **{stage: getattr(self.times, stage) + seconds})
+
+
+def _fitting(window: WindowConfig, predictor: Predictor) -> WindowConfig:
+    """The sizes asked for, or smaller ones where the memory that is free does not allow them."""
+    plan = getattr(predictor, 'plan', None)
+    planned: Plan | None = plan(window) if plan is not None else None
+    if planned is None or planned.window == window:
+        return window
+    log.warning('window_size %d, window_stride %d: %s', planned.window.size, planned.window.stride, planned.reason)
+    return planned.window
 
 
 def _joined(updates: list[Update]) -> Update:

@@ -13,16 +13,18 @@ import cv2
 import numpy as np
 import torch
 
-from vggt import StreamingVGGT
+from vggt import StreamingVGGT, VGGTConfig
+from vggt.approximation import Approximation
 from vggt.errors import VGGTError
 from vggt.pose_encoding import decode_pose_encoding
 from vggt.preprocessing import ImageTransform, ModelImage, resize_keeping_aspect, stack_window
 from vggt.weights import load_vggt
-from vggt_ros.core.config import Config
-from vggt_ros.core.devices import resolve_device, resolve_precision, warn_if_slow
+from vggt_ros.core.config import Config, ModelConfig, WindowConfig
+from vggt_ros.core.devices import PRECISIONS, resolve_device, resolve_precision, warn_if_slow
 from vggt_ros.core.errors import ConfigError, OutOfMemoryError, PredictionError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
+from vggt_ros.core.planner import Plan, free_memory, plan_windows
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.retrieval import describe
 from vggt_ros.core.rig import Rig, RigFit, all_views, split_cameras
@@ -181,6 +183,24 @@ class VggtPredictor:
         known = [one for one in described if one is not None]
         return dataclasses.replace(prediction, descriptors=np.stack(known)) if known else prediction
 
+    def plan(self, window: WindowConfig) -> Plan | None:
+        """What fits into the memory that is free now; None where the network does not say what it needs."""
+        network = self.network
+        if not isinstance(network, StreamingVGGT):
+            return None
+        size = assumed_size(self.config.model, network.config)
+        return plan_windows(window, network.config, size, network.dtype, free_memory(network.device), network.chunk)
+
+    def warm_up(self, window: WindowConfig) -> None:
+        """Compile, where that was asked for: for windows of 4:3 pictures, on the thread that will predict them."""
+        if not self.config.model.compile:
+            return
+        size = assumed_size(self.config.model, self.network.config)
+        for count in (1, window.size):
+            tokens = self.network.encode(torch.zeros(count, 3, *size))
+        compared = min(window.size, window.stride + self.config.alignment.max_frames)
+        self.network.predict(tokens, size, frames=range(window.size - compared, window.size))
+
     def _prepare(
         self, frames: Sequence[Frame]
     ) -> tuple[dict[tuple[int, int], ModelImage], dict[tuple[int, int], np.ndarray | None]]:
@@ -251,11 +271,27 @@ def load_network(config: Config) -> StreamingVGGT:
     dtype = resolve_precision(config.model, device)
     try:
         model = load_vggt(config.model.source, heads=HEADS, local_files_only=config.model.local_files_only)
-        network = StreamingVGGT(model, device=device, dtype=dtype, heads=HEADS)
+        network = StreamingVGGT(
+            model,
+            device=device,
+            dtype=dtype,
+            heads=HEADS,
+            approximation=Approximation(config.model.approximate_camera_rounds, config.model.approximate_key_stride),
+            head_dtype=PRECISIONS[config.model.head_precision],
+        )
+        if config.model.compile:
+            network.compile()
     except VGGTError as error:
         raise ConfigError(str(error)) from error
     warn_if_slow(config.model, device)
     return network
+
+
+def assumed_size(config: ModelConfig, network: VGGTConfig) -> tuple[int, int]:
+    """(H, W) on the network's grid of a 4:3 picture, as most cameras give, before the first image has come."""
+    patch = network.patch_size
+    width = config.input_width or fitting_width(3, 4, network.image_size, patch)
+    return max(patch, width * 3 // 4 // patch * patch), width
 
 
 def fitting_width(height: int, width: int, image_size: int, patch_size: int) -> int:

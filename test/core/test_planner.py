@@ -1,0 +1,120 @@
+"""Windows are as large as asked for where memory and time allow it, and no larger than they allow."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import scene
+import torch
+
+from vggt import VGGTConfig
+from vggt.weights import load_vggt
+from vggt_ros.core import predictor as predictor_module
+from vggt_ros.core.config import Config, WindowConfig
+from vggt_ros.core.pipeline import Pipeline
+from vggt_ros.core.planner import LatencyKeeper, free_memory, plan_windows, window_bytes
+from vggt_ros.core.predictor import VggtPredictor, load_network
+
+RELEASED = VGGTConfig()
+SIZE = (392, 518)
+ASKED = WindowConfig(8, 4)
+BFLOAT16 = torch.bfloat16
+
+
+# Peaks above the weights, docs/benchmarks.md; nano's by `python -m benchmarks.network --model nano`, 96x128, bfloat16.
+@pytest.mark.parametrize(
+    'name, size, dtype, measured',
+    [
+        ('1b', (392, 518), BFLOAT16, 1062e6),
+        ('1b', (196, 252), BFLOAT16, 359e6),
+        ('1b', (196, 252), torch.float32, 470e6),
+        ('nano', (96, 128), BFLOAT16, 44e6),
+    ],
+)
+def test_the_estimate_of_memory_is_good_to_a_factor_of_two(name, size, dtype, measured):
+    network = RELEASED if name == '1b' else load_vggt(name).config
+    assert 0.5 < window_bytes(network, 8, size, dtype, chunk=2) / measured < 2
+
+
+def test_what_was_asked_for_is_taken_where_it_fits():
+    plan = plan_windows(ASKED, RELEASED, SIZE, BFLOAT16, 8 * 2**30)
+    assert plan.window == ASKED
+    assert plan_windows(ASKED, RELEASED, SIZE, BFLOAT16, None).window == ASKED
+
+
+@pytest.mark.parametrize('free_mb', [300, 500, 700, 900, 1200])
+def test_windows_are_the_largest_that_fit(free_mb):
+    free = free_mb * 10**6
+    plan = plan_windows(ASKED, RELEASED, SIZE, BFLOAT16, free)
+    frames = plan.window.size
+    assert frames == 2 or window_bytes(RELEASED, frames, SIZE, BFLOAT16, 2) <= 0.8 * free
+    if frames < ASKED.size:
+        assert window_bytes(RELEASED, frames + 1, SIZE, BFLOAT16, 2) > 0.8 * free
+        assert 'input_width' in plan.reason
+        assert plan.window.stride <= frames // 2 or frames == 1
+
+
+def test_a_pipeline_begins_with_what_fits(monkeypatch, caplog):
+    config = Config().with_values({'device': 'cpu', 'window_size': 64, 'window_stride': 32})
+    network = load_network(config)
+    monkeypatch.setattr(predictor_module, 'free_memory', lambda device: 60 * 10**6)
+    with caplog.at_level(logging.WARNING):
+        pipeline = Pipeline(config, VggtPredictor(config, network))
+    assert pipeline.windows.config.size < 64
+    assert 'GiB free' in caplog.text
+
+
+def test_free_memory_of_this_machine_is_told():
+    free = free_memory(torch.device('cpu'))
+    assert free is None or 2**20 < free < 2**46
+
+
+def run(keeper: LatencyKeeper, now: WindowConfig, budget_s: float, windows: int, cost=None) -> list[WindowConfig]:
+    cost = cost or (lambda window: 0.01 * window.size + 0.01 * window.stride)
+    sizes = []
+    for _ in range(windows):
+        now = keeper.observe(cost(now), now, budget_s)
+        sizes.append(now)
+    return sizes
+
+
+def test_without_a_budget_nothing_changes():
+    assert set(run(LatencyKeeper(ASKED), ASKED, 0.0, 20)) == {ASKED}
+
+
+def test_the_stride_gives_way_first_and_the_size_second():
+    sizes = list(dict.fromkeys(run(LatencyKeeper(ASKED), ASKED, 0.06, 60)))
+    assert sizes[:3] == [WindowConfig(8, 4), WindowConfig(8, 2), WindowConfig(8, 1)]
+    assert all(one.stride == 1 and one.size < 8 for one in sizes[3:])
+    assert 0.01 * sizes[-1].size + 0.01 <= 0.06
+
+
+def test_one_slow_window_changes_nothing():
+    keeper = LatencyKeeper(ASKED)
+    seconds = [0.05, 0.05, 0.9, 0.05, 0.05, 0.05]
+    assert all(keeper.observe(one, ASKED, 0.08) == ASKED for one in seconds)
+
+
+def test_windows_grow_back_to_what_was_asked_for_and_rest_there():
+    keeper = LatencyKeeper(ASKED)
+    sizes = run(keeper, WindowConfig(4, 1), 1.0, 60)
+    assert sizes[-1] == ASKED
+    assert all(one.stride <= ASKED.stride and one.size <= ASKED.size for one in sizes)
+
+
+@pytest.mark.parametrize('budget_s', [0.03, 0.05, 0.07, 0.09, 0.11, 0.2])
+def test_sizes_settle_and_do_not_swing(budget_s):
+    sizes = run(LatencyKeeper(ASKED), ASKED, budget_s, 120)
+    assert len(set(sizes[-30:])) == 1
+
+
+def test_frames_all_come_out_while_windows_shrink():
+    cameras = scene.walk(40)
+    values = {'window_size': 8, 'window_stride': 4, 'input_width': scene.WIDTH, 'latency_budget_s': 1e-6}
+    config = Config().with_values(values)
+    pipeline = Pipeline(config, VggtPredictor(config, scene.SimulatedNetwork(cameras)))
+    answers = [*map(pipeline.add_frame, scene.frames_of(cameras)), pipeline.flush()]
+    frames = scene.placed(one for one in answers if one is not None)
+    assert [frame.stamp_ns for frame in frames] == [scene.START_NS + i * scene.FRAME_NS for i in range(40)]
+    assert pipeline.windows.config == WindowConfig(2, 1)
