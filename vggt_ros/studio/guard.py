@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from vggt_ros.studio.sessions import TOKEN, Sessions
 
 COOKIE = 'vggt_studio'
+LOOPBACK = frozenset({'127.0.0.1', 'localhost', '::1'})
 # The page brings all it needs: nothing is fetched from elsewhere, and nobody may frame it. Gradio's own script needs
 # inline code and eval; blob: is how its 3D view loads a scene.
 POLICY = '; '.join(
@@ -47,16 +48,24 @@ class Guard:
     Args:
         app: what it guards.
         sessions: whose folders are guarded.
+        hosts: names by which the page may be called; None allows any. On loopback only its own are: another site could
+            let its name point here, and its scripts would count as the page's.
     """
 
-    def __init__(self, app: Callable[..., Awaitable[None]], sessions: Sessions) -> None:
-        self.app, self.sessions = app, sessions
+    def __init__(
+        self, app: Callable[..., Awaitable[None]], sessions: Sessions, hosts: frozenset[str] | None = None
+    ) -> None:
+        self.app, self.sessions, self.hosts = app, sessions, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
             await self.app(scope, receive, send)
             return
-        token = token_of(dict(scope['headers']).get(b'cookie', b'').decode('latin-1'))
+        headers = {name: value.decode('latin-1') for name, value in scope['headers']}
+        if self.hosts is not None and urlsplit(f'//{headers.get(b"host", "")}').hostname not in self.hosts:
+            await _refuse(send)
+            return
+        token = token_of(headers.get(b'cookie', ''))
         new = '' if token else Sessions.new_token()
         path = unquote(scope['path'])
         _, marker, wanted = path.partition('/file=')
@@ -93,4 +102,4 @@ def cookie(token: str, is_secure: bool) -> str:
 
 async def _refuse(send: Send) -> None:
     await send({'type': 'http.response.start', 'status': 403, 'headers': [(b'content-type', b'text/plain')]})
-    await send({'type': 'http.response.body', 'body': b'this file is not of your session'})
+    await send({'type': 'http.response.body', 'body': b'this is not of your session'})

@@ -109,14 +109,15 @@ class Studio:
         import gradio as gr
         from starlette.middleware import Middleware
 
-        from vggt_ros.studio.guard import Guard
+        from vggt_ros.studio.guard import LOOPBACK, Guard
         from vggt_ros.studio.page import CSS, THEME, build_page
 
         login = self._login(user) if share or not is_loopback(host) else None
         gr.set_static_paths([self.sessions.root])
         self._blocks = build_page(self.workbench, self.sessions, self.models, own_models=login is None)
         self._blocks.queue(default_concurrency_limit=4, max_size=32)
-        guard = Middleware(Guard, sessions=self.sessions)  # type: ignore[arg-type]
+        hosts = LOOPBACK if login is None else None
+        guard = Middleware(Guard, sessions=self.sessions, hosts=hosts)  # type: ignore[arg-type]
         try:
             _, local, public = self._blocks.launch(
                 server_name=host, server_port=port, share=share, auth=login, inbrowser=open_browser, quiet=True,
