@@ -17,6 +17,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from robot import OPTICAL, Clip, Robot, raw_image
 from sensor_msgs.msg import CameraInfo, Image, Imu, PointCloud2, PointField
@@ -152,16 +153,21 @@ def value(status: DiagnosticStatus | None, key: str) -> str:
     return next((one.value for one in status.values if one.key == key), '') if status else ''
 
 
-@pytest.fixture
-def sensor_topics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The depth camera's topic is remapped, as on a robot; its CameraInfo is found beside it."""
+def remap(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    """Start nodes of this process with one more remapping."""
     init = VggtNode.__init__
 
     def with_remapping(self: VggtNode, **arguments: Any) -> None:
-        arguments['cli_args'] = [*arguments['cli_args'], '-r', 'depth_anchor:=/depth_camera/image']
+        arguments['cli_args'] = [*arguments['cli_args'], '-r', rule]
         init(self, **arguments)
 
     monkeypatch.setattr(VggtNode, '__init__', with_remapping)
+
+
+@pytest.fixture
+def sensor_topics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The depth camera's topic is remapped, as on a robot; its CameraInfo is found beside it."""
+    remap(monkeypatch, 'depth_anchor:=/depth_camera/image')
 
 
 @pytest.mark.parametrize('source', SOURCES)
@@ -240,6 +246,16 @@ def test_a_dead_odometry_is_named_with_its_topic(
     assert scale_status(robot).level == DiagnosticStatus.WARN
     assert any('not metres until the scale is locked' in record.getMessage() for record in caplog.records)
     robot.wait_until(lambda: len(robot.received['/vggt/odom']) == 4, 'results all the same')
+
+
+def test_a_node_that_is_given_its_own_odometry_does_not_start(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    remap(monkeypatch, 'odom:=/vggt/odom')
+    node = node_of(make_node, scale_source='odometry', start=False)
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.FAILURE
+    assert any('which this node publishes itself' in record.getMessage() for record in caplog.records)
 
 
 def test_an_imu_makes_the_map_level(robot: Robot, make_node: MakeNode, clip: Clip) -> None:
