@@ -105,7 +105,7 @@ def read_mask(path: Path) -> np.ndarray:
         pixels = None
     if pixels is None:
         raise ConfigError(f'mask_path {path} is no picture; give a PNG, black where the camera sees the robot')
-    seen = pixels[..., :3].any(axis=-1) if pixels.ndim == 3 else pixels != 0
+    seen: np.ndarray = (np.atleast_3d(pixels)[..., :3] != 0).any(axis=-1)  # an alpha channel does not count
     if not seen.any():
         raise ConfigError(f'mask_path {path} is black all over: nothing of the image would count')
     return seen

@@ -68,6 +68,18 @@ def test_a_trajectory_is_saved_and_images_go_on(robot: Robot, make_node: MakeNod
     robot.wait_until(lambda: len(robot.received['/vggt/odom']) == 8, 'odometry after it')
 
 
+def test_after_a_reset_only_the_new_map_is_saved(robot: Robot, make_node: MakeNode, clip: Clip, tmp_path: Path) -> None:
+    node = run(robot, make_node, clip, tmp_path)
+    assert robot.call(Trigger, '/vggt/reset', Trigger.Request()).success
+    robot.wait_until(lambda: node._pipeline.statistics.resets == 1, 'reset')
+    answer = robot.call(Trigger, '/vggt/save_trajectory', Trigger.Request())
+    assert not answer.success
+    assert 'nothing to save yet' in answer.message
+    robot.publish_clip(clip, range(6, 10), node)
+    robot.wait_until(lambda: len(robot.received['/vggt/odom']) == 10, 'odometry of the new map')
+    assert robot.call(Trigger, '/vggt/save_trajectory', Trigger.Request()).message.startswith('saved 4 poses to ')
+
+
 def test_a_map_can_be_saved_after_deactivation(robot: Robot, make_node: MakeNode, clip: Clip, tmp_path: Path) -> None:
     node = run(robot, make_node, clip, tmp_path, save_formats='ply')
     node.trigger_deactivate()
