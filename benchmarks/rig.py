@@ -1,6 +1,7 @@
 """What known mounts are worth: poses and metres of windows seen by a rig, with errors as a network makes them.
 
 python -m benchmarks.rig [--json]
+python -m benchmarks.rig --network nano [--rooms 20]    # a real network in rendered rooms instead
 
 A robot drives along an arc with three cameras: one ahead, one 25 cm to the right of it, one looking back 36 cm away.
 A window has 8 moments. Every camera of every moment errs on its own: in turn, and in place by a share of the window's
@@ -14,11 +15,17 @@ import json
 import math
 
 import numpy as np
+import torch
 from scipy.spatial.transform import Rotation
 
+from training.paths import draw_path
+from training.renderer import render
+from training.scenes import make_scene
+from vggt_ros.core.config import Config
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid, rotation_angle
 from vggt_ros.core.prediction import Prediction
+from vggt_ros.core.predictor import make_predictor
 from vggt_ros.core.rig import Rig, all_views, split_cameras
 from vggt_ros.core.window import Window
 
@@ -37,6 +44,22 @@ def camera_at(x: float, y: float, z: float, yaw_deg: float) -> np.ndarray:
 
 
 MOUNTS = {0: camera_at(0, 0, 0, 0), 1: camera_at(0, -0.25, 0, -60), 2: camera_at(-0.3, 0.2, 0, 170)}
+
+
+
+def beside(right: float, yaw_deg: float) -> np.ndarray:
+    """[4, 4] a second camera in the optical frame of the first, so many metres to the right, turned to the right."""
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_euler('y', yaw_deg, degrees=True).as_matrix()
+    pose[0, 3] = right
+    return pose
+
+
+PAIRS = {
+    '20 cm beside, looking alike': beside(0.2, 0.0),
+    '20 cm beside, turned by 30 degrees': beside(0.2, 30.0),
+    '20 cm beside, turned by 60 degrees': beside(0.2, 60.0),
+}
 
 
 def measure(share: float, seed: int) -> dict[str, float]:
@@ -98,9 +121,63 @@ def predict(poses: np.ndarray, scale: float) -> Prediction:
     return split_cameras(Prediction(stamps, ids, images, cam_from_window, K, K, blank, blank), flat, rows)
 
 
+def try_network(model: str, rooms: int) -> None:
+    """How a network sees two cameras of known mounts: rendered rooms, a hand-held way of 4 moments in each."""
+    config = Config().with_values({'model_id': model, 'window_size': 4, 'window_stride': 2, 'device': 'cpu'})
+    predictor = make_predictor(config)
+    print('| second camera | off its mount, degrees | not understood | metres off | rooms that tell metres |')
+    print('| --- | --- | --- | --- | --- |')
+    for name, mount in PAIRS.items():
+        fits, metres = [], []
+        for seed in range(rooms):
+            window, truth = rendered_window(seed, mount)
+            predictor.reset()
+            prediction = predictor.predict(window)
+            held, fit = Rig({0: MOUNTS[0], 1: MOUNTS[0] @ mount}).hold(prediction)
+            fits.append(fit)
+            true_metres = float(np.nanmedian(truth / prediction.depth[0]))
+            if math.isfinite(held.metres_per_unit):
+                metres.append(abs(math.log(held.metres_per_unit / true_metres)))
+        turns = [fit.turn_deg[1] for fit in fits]
+        lost = sum(1 in fit.misjudged for fit in fits) / rooms
+        off = f'{100 * np.median(metres):.0f} %' if metres else '-'
+        print(f'| {name} | {np.median(turns):.1f} | {100 * lost:.0f} % | {off} | {100 * len(metres) / rooms:.0f} % |')
+
+
+def rendered_window(seed: int, mount: np.ndarray) -> tuple[Window, np.ndarray]:
+    """A window of 4 moments of two cameras, and the true depth of its first frame on the network's grid."""
+    rng = np.random.default_rng(seed)
+    scene = make_scene(rng)
+    height, width = 96, 128
+    K = np.array([[110.0, 0, width / 2], [0, 110.0, height / 2], [0, 0, 1]])
+    path = np.tile(np.eye(4), (4, 1, 1))
+    path[:, :3] = draw_path(rng, scene, 4, 2 * math.atan(width / 2 / 110))
+    cameras = np.stack([turn @ pose for pose in path for turn in (np.eye(4), invert_rigid(mount))])
+    with torch.no_grad():
+        colour, depth = render(
+            scene,
+            torch.from_numpy(cameras[:, :3]).float(),
+            torch.from_numpy(np.tile(K, (8, 1, 1))).float(),
+            (height, width),
+        )
+    pixels = (255 * colour.clamp(0, 1).numpy().transpose(0, 2, 3, 1) ** (1 / 2.2)).round().astype(np.uint8)
+    frames = []
+    for moment in range(4):
+        stamp, (first, second) = 1 + 10**8 * moment, pixels[2 * moment : 2 * moment + 2]
+        view = Frame(stamp, np.ascontiguousarray(second), 'second', K, camera=1)
+        frames.append(Frame(stamp, np.ascontiguousarray(first), 'first', K, views=(view,)))
+    return Window(tuple(frames), 0), depth[0].numpy()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--json', action='store_true')
+    parser.add_argument('--network', default='', metavar='MODEL', help='model_id of a network to try on rendered rooms')
+    parser.add_argument('--rooms', type=int, default=20)
+    arguments = parser.parse_args()
+    if arguments.network:
+        try_network(arguments.network, arguments.rooms)
+        return
     rows = []
     for share in SHARES:
         runs = [measure(share, seed) for seed in range(RUNS)]
@@ -108,7 +185,7 @@ def main() -> None:
         row = {name: float(np.median([run[name] for run in runs])) for name in runs[0] if name.endswith(('_m', '_deg'))}
         row |= {name: float(np.median([run[name] for run in known])) for name in ('metres_off', 'said') if known}
         rows.append({'share': share, **row, 'windows_with_metres': len(known) / RUNS})
-    if parser.parse_args().json:
+    if arguments.json:
         print(json.dumps(rows, indent=2))
         return
     print(f'{RUNS} windows of {MOMENTS} moments and 3 cameras; medians')

@@ -21,6 +21,7 @@ from vggt_ros.core.window import Window
 
 MAX_TURN = math.radians(15.0)  # a view turned further than this off its mount was not understood
 MAX_SPREAD = 0.4  # relative, of the unit over moments and cameras; beyond, the baseline was not seen (benchmarks.rig)
+MAX_ASTRAY = math.radians(30.0)  # between a baseline and where the network sees it lead; chance would give 90
 MIN_BASELINE = 0.005  # metres; closer cameras tell no unit
 ITERATIONS = 10  # of reweighting; the cameras are few, and most agree
 
@@ -85,6 +86,8 @@ class Rig:
             baseline = _t(self.ref_from_cams[camera])
             length = float(np.linalg.norm(baseline))
             if length >= MIN_BASELINE:
+                if _angle(_median_shift(poses), baseline) > MAX_ASTRAY:
+                    return math.nan, math.nan
                 along = _t(poses) @ baseline / length**2  # units in a metre, by moment
                 ratios.append(along[np.isfinite(along)])
                 weights.append(np.full(len(ratios[-1]), length**2))
@@ -103,8 +106,7 @@ class Rig:
         if math.isfinite(metres_per_unit):
             mount[:3, 3] /= metres_per_unit
             return mount
-        seen = _t(said)[np.isfinite(said).all(axis=(1, 2))]
-        mount[:3, 3] = np.median(seen, axis=0) if len(seen) else 0.0
+        mount[:3, 3] = _median_shift(said)
         return mount
 
 
@@ -197,6 +199,17 @@ def _R(pose: np.ndarray) -> np.ndarray:  # noqa: N802
 
 def _t(pose: np.ndarray) -> np.ndarray:
     return pose[..., :3, 3]
+
+
+def _median_shift(poses: np.ndarray) -> np.ndarray:
+    """[3] of [R, 4, 4] poses, those of NaN left out; 0 without any."""
+    known = _t(poses)[np.isfinite(poses).all(axis=(1, 2))]
+    return np.median(known, axis=0) if len(known) else np.zeros(3)
+
+
+def _angle(a: np.ndarray, b: np.ndarray) -> float:
+    """Between two vectors, radians."""
+    return math.atan2(float(np.linalg.norm(np.cross(a, b))), float(a @ b))
 
 
 def _median(values: np.ndarray) -> float:
