@@ -57,7 +57,10 @@ def examine(model: str = ModelConfig().source) -> Iterator[Finding]:
     """
     yield _python()
     yield from _torch()
-    yield _weights(model)
+    weights = _weights(model)
+    yield weights
+    if weights.level is Level.OK:
+        yield _plan(model)
     yield from _packages()
     yield from _ros()
 
@@ -123,6 +126,32 @@ def _hub_weights(model: str) -> Finding:
     return Finding(
         'weights', Level.WARN, f'{model} is not cached: it is downloaded at first use', f'hf download {model}'
     )
+
+
+def _plan(model: str) -> Finding:
+    """What would be computed at a time with the default settings, why, and how long it takes: measured once."""
+    from vggt_ros.core.config import Config
+    from vggt_ros.core.devices import explain_precision
+    from vggt_ros.core.errors import VggtRosError
+    from vggt_ros.core.planner import rehearse
+    from vggt_ros.core.predictor import VggtPredictor, assumed_size, load_network
+
+    config = Config().with_values({'model_id': model, 'local_files_only': True})
+    try:
+        network = load_network(config, quiet=True)
+        plan = VggtPredictor(config, network).plan(config.window)
+        assert plan is not None
+        size = assumed_size(config.model, network.config)
+        encode_s, window_s = rehearse(network, plan.window, size, config.alignment.max_frames)
+    except (VggtRosError, RuntimeError) as error:
+        return Finding('plan', Level.FAIL, f'{model} cannot be run: {error}', 'lower window_size or input_width')
+    seconds = (plan.window.stride - 1) * encode_s + window_s
+    text = (
+        f'{network.device}, {explain_precision(network.dtype, network.device)}, {size[1]}x{size[0]}, {plan.reason}; '
+        f'measured: {encode_s * 1e3:.0f} ms a frame on arrival, {window_s * 1e3:.0f} ms from the newest frame of a '
+        f'window to its depth, {plan.window.stride / seconds:.1f} new frames a second'
+    )
+    return Finding('plan', Level.OK if plan.window == config.window else Level.WARN, text)
 
 
 def _packages() -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -178,3 +179,12 @@ def test_the_doctor_sees_a_camera_and_what_it_lacks(monkeypatch: pytest.MonkeyPa
     assert '1 publishers, reliable' in found['/left/image_raw'].text
     assert found['/right/image_raw'].level is Level.WARN
     assert 'nobody publishes /right/camera_info' in found['/right/image_raw'].mend
+
+
+def test_the_doctor_tells_what_will_be_computed_and_how_fast() -> None:
+    found = doctor._plan('nano')
+    assert found.level is Level.OK
+    assert 'window_size 8 and window_stride 4 as asked for' in found.text
+    assert '128x96' in found.text
+    assert re.search(r'(bf16|fp32) \(the processor .*\), .* new frames a second', found.text) or 'cuda' in found.text
+    assert doctor._plan('no_such_network').level is Level.FAIL

@@ -13,7 +13,7 @@ from vggt.weights import load_vggt
 from vggt_ros.core import predictor as predictor_module
 from vggt_ros.core.config import Config, WindowConfig
 from vggt_ros.core.pipeline import Pipeline
-from vggt_ros.core.planner import LatencyKeeper, free_memory, plan_windows, window_bytes
+from vggt_ros.core.planner import LatencyKeeper, free_memory, plan_windows, rehearse, window_bytes
 from vggt_ros.core.predictor import VggtPredictor, load_network
 
 RELEASED = VGGTConfig()
@@ -63,6 +63,15 @@ def test_a_pipeline_begins_with_what_fits(monkeypatch, caplog):
         pipeline = Pipeline(config, VggtPredictor(config, network))
     assert pipeline.windows.config.size < 64
     assert 'GiB free' in caplog.text
+
+
+def test_a_rehearsal_computes_what_the_stream_will():
+    network = load_network(Config().with_values({'device': 'cpu'}))
+    decoded = []
+    network.model.depth_head.register_forward_hook(lambda _m, inputs, _o: decoded.append(inputs[0][0].shape[1]))
+    encode_s, window_s = rehearse(network, WindowConfig(6, 1), (48, 64), compared=4)
+    assert 0 < encode_s < window_s
+    assert decoded == [5, 5]
 
 
 def test_free_memory_of_this_machine_is_told():

@@ -53,6 +53,14 @@ def resolve_precision(config: ModelConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
 
 
+def explain_precision(dtype: torch.dtype, device: torch.device) -> str:
+    """The number format and, in brackets, why 'auto' takes it there."""
+    name = next(name for name, one in PRECISIONS.items() if one is dtype)
+    if device.type == 'cpu':
+        return f'{name} (the processor {"multiplies" if has_bfloat16() else "does not multiply"} bfloat16)'
+    return f'{name} (compute capability {".".join(map(str, torch.cuda.get_device_capability(device)))})'
+
+
 def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 matrices itself; where it emulates them float32 is faster."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}

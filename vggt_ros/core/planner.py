@@ -7,13 +7,14 @@ of the memory they need, while running by the seconds that they take, and at a l
 from __future__ import annotations
 
 import statistics
+import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from vggt import VGGTConfig
+from vggt import StreamingVGGT, VGGTConfig
 from vggt_ros.core.config import WindowConfig
 
 SMALLEST = 2  # frames of a window; with one there is nothing to compare
@@ -105,6 +106,34 @@ def free_memory(device: torch.device) -> int | None:
         return free
     lines = MEMORY.read_text().splitlines() if MEMORY.is_file() else []  # Linux
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable:')), None)
+
+
+def rehearse(network: StreamingVGGT, window: WindowConfig, size: tuple[int, int], compared: int) -> tuple[float, float]:
+    """Seconds to encode one frame, and from the newest frame of a window to its result; each after a warm-up.
+
+    Args:
+        network: ready to run.
+        window: sizes of the windows.
+        size: (H, W) on the network's grid.
+        compared: shared frames whose depth is decoded beside that of the new ones.
+    """
+    image = torch.zeros(1, 3, *size)
+    decoded = range(window.size - min(window.size, window.stride + compared), window.size)
+    encode_s = window_s = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        tokens = network.encode(image)
+        _synchronise(network.device)
+        encoded = time.perf_counter()
+        network.predict(tokens.expand(window.size, -1, -1), size, frames=decoded)
+        _synchronise(network.device)
+        encode_s, window_s = encoded - start, time.perf_counter() - start  # the newest frame is encoded at the end
+    return encode_s, window_s
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
 
 
 class LatencyKeeper:

@@ -265,7 +265,7 @@ class VggtPredictor:
         return self._locked[camera][1]
 
 
-def load_network(config: Config) -> StreamingVGGT:
+def load_network(config: Config, *, quiet: bool = False) -> StreamingVGGT:
     """The network that config.model names, on its device; ConfigError where it cannot be had."""
     device = resolve_device(config.model)
     dtype = resolve_precision(config.model, device)
@@ -283,7 +283,8 @@ def load_network(config: Config) -> StreamingVGGT:
             network.compile()
     except VGGTError as error:
         raise ConfigError(str(error)) from error
-    warn_if_slow(config.model, device)
+    if not quiet:
+        warn_if_slow(config.model, device)
     return network
 
 
