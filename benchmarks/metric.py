@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from benchmarks.loops import RenderedWalk
 from benchmarks.simulated import Errors, RgbdSequence, SimulatedPredictor
 from vggt_ros.core.config import Config
 from vggt_ros.core.evidence import Evidence
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid, move_points, unproject_depth
 from vggt_ros.core.pipeline import Pipeline
+from vggt_ros.core.predictor import Predictor
 from vggt_ros.core.scale_report import ScaleReport
 from vggt_ros.core.trajectory import Trajectory
 from vggt_ros.decode_sensors import sample_points
@@ -52,12 +54,19 @@ def run_metric(
 
     The predictions are those that the other methods get of this seed. No scale is fitted to anything.
     """
+    return run_with(sequence, SimulatedPredictor(sequence, seed, errors), seed, config, method)
+
+
+def run_with(
+    sequence: RgbdSequence | RenderedWalk, predictor: Predictor, seed: int, config: Config, method: str
+) -> tuple[Trajectory, ScaleReport] | None:
+    """The same with any network; the seed is that of the other sensors."""
     source = SOURCES[method]
     config = config.with_values({'scale_source': source, 'base_frame': BASE})
     if source == 'camera_height' and floor_height(sequence) is None:
         return None
     evidence, speak = make_evidence(sequence, seed, config)
-    pipeline = Pipeline(config, SimulatedPredictor(sequence, seed, errors), evidence)
+    pipeline = Pipeline(config, predictor, evidence)
     first = sequence.frames[0]
     base_from_cam = evidence.base_from_cam(first.frame_id, first.stamp_ns)
     assert base_from_cam is not None
@@ -70,7 +79,9 @@ def run_metric(
     return Trajectory(*pipeline.trajectory()), pipeline.metres.report()
 
 
-def make_evidence(sequence: RgbdSequence, seed: int, config: Config) -> tuple[Evidence, Callable[[Frame], None]]:
+def make_evidence(
+    sequence: RgbdSequence | RenderedWalk, seed: int, config: Config
+) -> tuple[Evidence, Callable[[Frame], None]]:
     """Evidence of the sensor of config.scale.scale_source, and what makes it speak about each next frame."""
     source, frames, reference = config.scale.scale_source, sequence.frames, sequence.reference
     rng = np.random.default_rng([zlib.crc32(f'{sequence.name} {source}'.encode()), seed])
@@ -87,7 +98,7 @@ def make_evidence(sequence: RgbdSequence, seed: int, config: Config) -> tuple[Ev
             evidence.add_odometry(frame.stamp_ns, next(wheels))
 
         return evidence, roll
-    depth_images = iter(DepthFolder(sequence.folder))
+    depth_images = iter(_true_depth(sequence) if isinstance(sequence, RenderedWalk) else DepthFolder(sequence.folder))
 
     def look(frame: Frame) -> None:
         stamp, depth, K = next(depth_images)
@@ -110,8 +121,15 @@ def _drift(world_from_cam: np.ndarray, rng: np.random.Generator) -> Iterator[np.
         yield odom_from_cam
 
 
-def floor_height(sequence: RgbdSequence) -> float | None:
+def _true_depth(walk: RenderedWalk) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    for frame in walk.frames:
+        yield frame.stamp_ns, walk.truth((frame.stamp_ns,))[1][0].astype(np.float32), walk.K
+
+
+def floor_height(sequence: RgbdSequence | RenderedWalk) -> float | None:
     """Height of the floor in a world whose z is up; None where too little lies at one level below the cameras."""
+    if isinstance(sequence, RenderedWalk):
+        return 0.0  # its rooms stand on it
     poses, depth, _ = sequence.truth(tuple(frame.stamp_ns for frame in sequence.frames[::4]))
     clouds = [unproject_depth(one.astype(np.float64), sequence.K).reshape(-1, 3) for one in depth]
     z = np.concatenate([move_points(pose, cloud)[:, 2] for pose, cloud in zip(poses, clouds, strict=True)])
