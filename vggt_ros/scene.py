@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,6 +58,7 @@ class Scene:
         self.views = Views(self._config.map, is_thinned=self._is_thinned)
         self._stamps_ns: list[int] = []
         self._poses: list[np.ndarray] = []  # where the map lay when the first came
+        self._moment_of: dict[int, int] = {}  # stamp of a rig's other camera -> that of the reference
         self._output_from_kept = Sim3.identity()
         self._is_metric = False
 
@@ -71,8 +72,11 @@ class Scene:
         for frame in update.frames:
             self._stamps_ns.append(frame.stamp_ns)
             self._poses.append(kept_from_output.transform_pose(frame.map_from_cam))
+            self._moment_of.update({view.stamp_ns: frame.stamp_ns for view in frame.views})
         if len(self._poses) > MAX_POSES:
             del self._stamps_ns[:-MAX_POSES], self._poses[:-MAX_POSES]
+        while len(self._moment_of) > MAX_POSES:
+            self._moment_of.pop(next(iter(self._moment_of)))
         frames = (one for frame in update.frames for one in (frame, *frame.views))
         return [frame for frame in frames if self.views.add(frame)]
 
@@ -90,21 +94,26 @@ class Scene:
         views = tuple(self.views)
         stamps_ns = tuple(self._stamps_ns)
         if trajectory is not None:
-            views = _corrected(views, dict(zip(stamps_ns, poses, strict=True)), trajectory)
+            before = dict(zip(stamps_ns, poses, strict=True))
+            moments = [self._moment_of.get(view.stamp_ns, view.stamp_ns) for view in views]
+            views = _corrected(views, moments, before, trajectory)
             stamps_ns, poses = tuple(trajectory[0].tolist()), trajectory[1]
         note = describe_frame(self._config.frames.world_frame, self._is_metric)
         return Snapshot(*points, stamps_ns, poses, views, note)
 
 
 def _corrected(
-    views: tuple[View, ...], before: dict[int, np.ndarray], trajectory: tuple[np.ndarray, np.ndarray]
+    views: tuple[View, ...],
+    moments: Sequence[int],
+    before: Mapping[int, np.ndarray],
+    trajectory: tuple[np.ndarray, np.ndarray],
 ) -> tuple[View, ...]:
-    """Views where the frames of their moment lie now; those of moments that are forgotten stay."""
+    """Views where the reference frames of their moments lie now; those of moments that are forgotten stay."""
     after = dict(zip(trajectory[0].tolist(), trajectory[1], strict=True))
     moves = {stamp: after[stamp] @ invert_rigid(before[stamp]) for stamp in before.keys() & after.keys()}
     return tuple(
-        replace(view, map_from_cam=moves[view.stamp_ns] @ view.map_from_cam) if view.stamp_ns in moves else view
-        for view in views
+        replace(view, map_from_cam=moves[moment] @ view.map_from_cam) if moment in moves else view
+        for view, moment in zip(views, moments, strict=True)
     )
 
 

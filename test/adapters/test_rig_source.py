@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pycolmap
 import pytest
 from recordings import FRAME_NS, START_NS, coloured_image, header, image_message, info_message, read_mcap, write_bag
 
@@ -12,6 +14,7 @@ from vggt_ros.core.config import Config
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.predictor import FakePredictor
 from vggt_ros.messages import bag_messages
+from vggt_ros.recorded_masks import masks_of
 from vggt_ros.run import run
 from vggt_ros.source import open_source
 from vggt_ros.topics import resolve
@@ -91,6 +94,32 @@ def test_a_run_places_the_rig_and_writes_topics_of_each_camera(tmp_path: Path):
     for message in of['/vggt/world_points']:
         points = np.frombuffer(message.data, '<f4').reshape(-1, 4)
         np.testing.assert_allclose(points[:, 0], FakePredictor.DISTANCE, atol=1e-5)
+
+
+def test_each_camera_of_a_rig_has_its_mask_and_its_images(tmp_path: Path):
+    """The left camera does not see with its left half, the right one sees all; both are in the COLMAP project."""
+    for name, unseen in (('left', 32), ('right', 0)):
+        mask = np.full((48, 64), 255, np.uint8)
+        mask[:, :unseen] = 0
+        cv2.imwrite(str(tmp_path / f'{name}.png'), mask)
+    config = CONFIG.with_values({'mask_path': str(tmp_path / '{camera}.png'), 'input_width': 64})
+    bag = rig_bag(tmp_path / 'bag')
+    source = open_source(bag, rig=config.rig, find_masks=masks_of(bag, config))
+    run(source, tmp_path / 'out', config, export=['colmap'])
+    source.close()
+    for name, share in (('left', 0.5), ('right', 1.0)):
+        topic = resolve(f'~/{name}/depth/image_rect')
+        depth = [one.fields for one in read_mcap(tmp_path / 'out/result.mcap') if one.topic == topic]
+        known = [np.isfinite(np.frombuffer(message.data, '<f4')).mean() for message in depth]
+        np.testing.assert_allclose(known, [share] * 6)
+    model = pycolmap.Reconstruction(tmp_path / 'out/colmap/sparse/0')
+    of_name = {image.name: model.cameras[image.camera_id] for image in model.images.values()}
+    assert {name.split('/')[0]: camera.focal_length_x for name, camera in of_name.items()} == {
+        'left_optical': 60,
+        'right_optical': 120,
+    }
+    assert len(of_name) == 12
+    assert all((tmp_path / 'out/colmap/images' / name).is_file() for name in of_name)
 
 
 def test_a_recording_without_mounts_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture):

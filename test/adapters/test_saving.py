@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import io
 import os
@@ -97,6 +98,24 @@ def test_after_a_closed_loop_views_lie_where_their_frames_do():
     snapshot = scene_of(update).snapshot(cloud(), (stamps[1:], poses[1:]))  # the first is no longer remembered
     assert snapshot.stamps_ns == tuple(stamps[1:].tolist())
     np.testing.assert_allclose([view.map_from_cam[:3, 3] for view in snapshot.views], [[0, 0, 0], [1, 0, 0], [2, 7, 0]])
+
+
+def test_after_a_closed_loop_all_cameras_of_a_rig_go_along():
+    """The other camera is 0.2 to the side, and exposes 3 ms later."""
+    reference = moving(1).frames[0]
+    beside = reference.map_from_cam.copy()
+    beside[1, 3] += 0.2
+    other = dataclasses.replace(
+        placed_frame(map_from_cam=beside, frame_id='right'), stamp_ns=reference.stamp_ns + 3_000_000, camera=1
+    )
+    update = update_of(dataclasses.replace(reference, views=(other,)))
+    moved = reference.map_from_cam.copy()
+    moved[:3, 3] = [5.0, 0, 1]
+    scene = Scene(Config(), is_thinned=False)
+    scene.add(update)
+    snapshot = scene.snapshot(cloud(), (np.array([reference.stamp_ns]), moved[None]))
+    places = {view.frame_id: view.map_from_cam[:3, 3] for view in snapshot.views}
+    np.testing.assert_allclose(places['right'], [5, 0.2, 1])
 
 
 def test_a_name_that_is_taken_gets_a_number(tmp_path: Path):
