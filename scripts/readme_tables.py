@@ -1,6 +1,7 @@
-"""Keep the tables of README.md and docs/ equal to the code: python -m scripts.readme_tables [--check].
+"""Keep the tables of README.md and docs/, and the SROS 2 policy, equal to the code: python -m scripts.readme_tables.
 
 Between <!-- table NAME --> and <!-- end --> stands what the declarations in vggt_ros say; nothing is typed twice.
+With --check nothing is written, and the exit code says whether all is up to date.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from scripts import sros_policy
 from vggt_ros.core.config import Config, Setting, settings
 from vggt_ros.distro import DISTROS
 from vggt_ros.topics import INPUTS, SERVICES, TOPICS, resolve
@@ -151,9 +153,10 @@ def main(arguments: list[str]) -> int:
             behind.append(page)
             if '--check' not in arguments:
                 page.write_text(new, encoding='utf-8')
+    is_policy_behind = sros_policy.main(arguments)
     if '--check' in arguments:
         print('\n'.join(f'{page.relative_to(ROOT)} is behind the code' for page in behind))
-        return int(bool(behind))
+        return int(bool(behind) or is_policy_behind)
     return 0
 
 
