@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Package: what it may import beside the standard library, anywhere in its files.
 ALLOWED = {
     'vggt': {'vggt', 'torch', 'numpy', 'safetensors', 'huggingface_hub', 'PIL'},
-    'vggt_ros.core': {'vggt', 'vggt_ros', 'torch', 'numpy', 'cv2'},
+    'vggt_ros.core': {'vggt', 'vggt_ros', 'torch', 'numpy', 'cv2', 'scipy'},
 }
 # Package: what importing all of it must leave unloaded; these are imported where they are used.
 LAZY = {

@@ -1,5 +1,7 @@
 """Transforms and projections: round trips, and the conventions that could flip quietly."""
 
+import math
+
 import numpy as np
 import pytest
 import scene
@@ -14,8 +16,10 @@ from vggt_ros.core.geometry import (
     nearest_rotation,
     quaternion_xyzw,
     rotation_angle,
+    rotation_from_vector,
     unproject_depth,
     unproject_pixels,
+    vector_from_rotation,
 )
 
 
@@ -119,3 +123,15 @@ def test_quaternions_of_all_rotations_are_those_of_scipy():
         expected = Rotation.from_matrix(R).as_quat()
         assert abs(abs(found @ expected) - 1) < 1e-14  # q and -q are one rotation
         np.testing.assert_allclose(Rotation.from_quat(found).as_matrix(), R, atol=1e-14)
+
+
+@pytest.mark.parametrize('angle', [0.0, 1e-12, 1e-9, 3e-7, 1e-5, 0.1, 3.0, math.pi - 1e-9, math.pi])
+def test_rotation_vectors_there_and_back(angle):
+    axes = np.random.default_rng(0).normal(size=(20, 3))
+    vectors = angle * axes / np.linalg.norm(axes, axis=1, keepdims=True)
+    R = rotation_from_vector(vectors)
+    np.testing.assert_allclose(R, Rotation.from_rotvec(vectors).as_matrix(), atol=1e-14)
+    found = vector_from_rotation(R)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), angle, rtol=1e-9, atol=1e-15)
+    # a half turn has two axes; near it the axis is known to the root of the rounding
+    np.testing.assert_allclose(rotation_from_vector(found), R, atol=1e-7 if angle > 3.1 else 1e-14)

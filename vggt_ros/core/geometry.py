@@ -148,6 +148,36 @@ def quaternion_xyzw(R: np.ndarray) -> tuple[float, float, float, float]:
     return x / norm, y / norm, z / norm, w / norm
 
 
+def rotation_from_vector(vectors: np.ndarray) -> np.ndarray:
+    """[..., 3] axes times angles in radians -> [..., 3, 3] rotations.
+
+    Source: Rodrigues' formula; Sola et al., A Micro Lie Theory for State Estimation in Robotics, 2018, eq. 132.
+    """
+    angle = np.linalg.norm(vectors, axis=-1)[..., None, None]
+    small = angle < 1e-6  # where the series is exact to rounding
+    safe = np.where(small, 1.0, angle)
+    K = np.einsum('...k,kij->...ij', vectors, np.stack([cross_matrix(axis) for axis in np.eye(3)]))
+    sine = np.where(small, 1 - angle**2 / 6, np.sin(safe) / safe)
+    cosine = np.where(small, 0.5 - angle**2 / 24, (1 - np.cos(safe)) / safe**2)
+    return np.eye(3) + sine * K + cosine * (K @ K)
+
+
+def vector_from_rotation(R: np.ndarray) -> np.ndarray:
+    """[..., 3, 3] rotations -> [..., 3] axes times angles, 0 to pi; the inverse of rotation_from_vector."""
+    twice_sine = np.stack([R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], -1)
+    angle = rotation_angle(R)[..., None]
+    length = np.linalg.norm(twice_sine, axis=-1, keepdims=True)
+    near_half_turn = length < 1e-6
+    axis = twice_sine / np.where(near_half_turn, 1.0, length)
+    if (near_half_turn & (angle > 1)).any():  # there the axis is the largest column of R + 1
+        column = R + np.eye(3)
+        largest = np.linalg.norm(column, axis=-2).argmax(axis=-1)
+        picked = np.take_along_axis(column, largest[..., None, None], axis=-1)[..., 0]
+        axis = np.where(near_half_turn, picked / np.linalg.norm(picked, axis=-1, keepdims=True), axis)
+    is_tiny = near_half_turn & (angle < 1)  # the sine of a small angle is the angle
+    return np.where(is_tiny, twice_sine / 2, axis * angle)
+
+
 def nearest_rotation(M: np.ndarray) -> np.ndarray:
     """[..., 3, 3] matrices -> the rotations nearest to them in the Frobenius norm.
 

@@ -15,11 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csc_matrix
-from scipy.sparse.linalg import splu
-from scipy.spatial.transform import Rotation
 
-from vggt_ros.core.geometry import Sim3, cross_matrix
+from vggt_ros.core.geometry import Sim3, cross_matrix, rotation_from_vector, vector_from_rotation
 
 DOF = 7  # of a node: shift in units of its window, turn, log of the scale
 KERNEL = 3.0  # standard deviations at which a loop begins to lose its say, once the graph has settled
@@ -74,7 +71,7 @@ class _Nodes:
 
     def moved(self, step: np.ndarray) -> _Nodes:
         """Each node by its own [N, 7] step: x <- x @ (shift, exp(turn), exp(growth))."""
-        R = self.R @ Rotation.from_rotvec(step[:, 3:6]).as_matrix()
+        R = self.R @ rotation_from_vector(step[:, 3:6])
         t = self.t + self.s[:, None] * np.einsum('nij,nj->ni', self.R, step[:, :3])
         return _Nodes(self.s * np.exp(step[:, 6]), R, t)
 
@@ -177,7 +174,7 @@ class _Problem:
         a_R_t = np.swapaxes(a.R, 1, 2)
         s, R = b.s / a.s, a_R_t @ b.R
         t = np.einsum('eij,ej->ei', a_R_t, b.t - a.t) / a.s[:, None]
-        turn = Rotation.from_matrix(np.swapaxes(self.z.R, 1, 2) @ R).as_rotvec()
+        turn = vector_from_rotation(np.swapaxes(self.z.R, 1, 2) @ R)
         r = np.concatenate([t - self.z.t, turn, np.log(s / self.z.s)[:, None]], axis=1)
         bend = _right_jacobian_inverse(turn)
         J_i, J_j = np.zeros((2, len(r), DOF, DOF))
@@ -193,6 +190,9 @@ class _Problem:
 
     def _step(self, r: np.ndarray, J_i: np.ndarray, J_j: np.ndarray) -> np.ndarray:
         """[N, 7] from the sparse normal equations of the nodes that are free."""
+        from scipy.sparse import csc_matrix  # where it is used: a stream without loops never loads it
+        from scipy.sparse.linalg import splu
+
         W = (self.precision * self.weight[:, None])[:, :, None]
         WJ_i, WJ_j = W * J_i, W * J_j
         blocks = {
@@ -250,7 +250,7 @@ def chain_covariance(nodes: Sequence[Sim3], sigmas: np.ndarray) -> np.ndarray:
 
 def difference(measured: Sim3, predicted: Sim3) -> np.ndarray:
     """[7] shift and turn of one similarity against another in the axes of the target, and the log of their scales."""
-    turn = Rotation.from_matrix(measured.R @ predicted.R.T).as_rotvec()
+    turn = vector_from_rotation(measured.R @ predicted.R.T)
     return np.concatenate([measured.t - predicted.t, turn, [np.log(measured.scale / predicted.scale)]])
 
 
@@ -264,6 +264,7 @@ def _stack(similarities: Sequence[Sim3]) -> _Nodes:
 
 def _first_of_each_part(count: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """[N] whether a node is the first of those that edges connect it with."""
+    from scipy.sparse import csc_matrix
     from scipy.sparse.csgraph import connected_components
 
     graph = csc_matrix((np.ones(len(i)), (i, j)), shape=(count, count))

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
 
-from vggt_ros.core.geometry import Sim3
+from vggt_ros.core.geometry import Sim3, rotation_from_vector, vector_from_rotation
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +117,12 @@ def _interpolated(stamps_ns: np.ndarray, poses: np.ndarray, is_known: np.ndarray
     known, seconds = np.flatnonzero(is_known), (stamps_ns - stamps_ns[0]) * 1e-9
     lost = np.flatnonzero(~is_known & (np.arange(len(poses)) > known[0]) & (np.arange(len(poses)) < known[-1]))
     if len(lost):
-        turns = Slerp(seconds[known], Rotation.from_matrix(poses[known, :3, :3]))
-        poses[lost, :3, :3] = turns(seconds[lost]).as_matrix()
+        after = known[np.searchsorted(known, lost)]
+        before = known[np.searchsorted(known, lost) - 1]
+        share = (seconds[lost] - seconds[before]) / (seconds[after] - seconds[before])
+        start = poses[before, :3, :3]
+        turn = vector_from_rotation(np.swapaxes(start, 1, 2) @ poses[after, :3, :3])
+        poses[lost, :3, :3] = start @ rotation_from_vector(share[:, None] * turn)
         for axis in range(3):
             poses[lost, axis, 3] = np.interp(seconds[lost], seconds[known], poses[known, axis, 3])
     # before the first and after the last that are known there is nothing to lie between
