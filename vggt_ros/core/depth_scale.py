@@ -47,8 +47,8 @@ def measure_depth(prediction: Prediction, points_in_cams: list[np.ndarray | None
         return NoEvidence('no depth near the stamps of the images, or no transform from its frame to the camera')
     if disagreeing > len(medians):
         return NoEvidence(
-            'measured and predicted depth differ in shape: is the sensor registered to this camera, and does the network '
-            'see the scene well enough?',
+            'measured and predicted depth differ in shape: is the sensor registered to this camera, and does the '
+            'network see the scene well enough?',
             is_conflict=True,
         )
     if not medians:
