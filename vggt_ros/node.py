@@ -415,7 +415,7 @@ def main(args: list[str] | None = None) -> int:
         node = VggtNode()
         if node.autostart and not start(node):
             return 1 if rclpy.ok() else 0
-        rclpy.spin(node)
+        spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except ConfigError as error:
@@ -428,6 +428,23 @@ def main(args: list[str] | None = None) -> int:
     finally:
         _end(node)
     return 0
+
+
+def spin(node: VggtNode) -> None:
+    """Answer calls until the process is told to end.
+
+    Where a callback takes down a subscription whose event is waiting to be handled, rclpy raises InvalidHandle; it
+    catches that for everything but events. There is nothing left to handle then.
+    Source: ros2/rclpy, rclpy/executors.py, _wait_for_ready_callbacks, and event_handler.py, take_data.
+    """
+    while True:
+        try:
+            rclpy.spin(node)
+        except Exception as error:
+            if type(error).__name__ != 'InvalidHandle' or not rclpy.ok():  # its module differs from Humble to Rolling
+                raise
+        else:
+            return
 
 
 def start(node: VggtNode) -> bool:

@@ -11,6 +11,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from tf2_msgs.msg import TFMessage
 
+from vggt_ros.distro import subscription_event_callbacks
+
 LISTEN_S = 2.0  # at the start and in each period; whoever publishes TF does so many times in that
 PERIOD_S = 30.0  # a robot's /tf has hundreds of messages a second, too many to look at all the time
 REMEMBERED = 1000  # transforms of ours; 20 a second of map -> odom and 30 of odom -> base for longer than LISTEN_S
@@ -58,7 +60,14 @@ class TfWatch:
         elif self._subscription is None and now - self._since >= PERIOD_S and self._children():
             self._since = now
             self._rivals = {}
-            self._subscription = self._node.create_subscription(TFMessage, '/tf', self._look, QoSProfile(depth=100))
+            # Without events: one that fires while its subscription is taken down again ends the executor's thread.
+            self._subscription = self._node.create_subscription(
+                TFMessage,
+                '/tf',
+                self._look,
+                QoSProfile(depth=100),
+                event_callbacks=subscription_event_callbacks(use_default_callbacks=False),
+            )
 
     def describe(self) -> str:
         """Which of our transforms somebody else publishes too; empty where nobody does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import cv2
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -173,7 +175,8 @@ class spinning:  # noqa: N801 (a context manager that reads as a verb)
     def _spin(self) -> None:
         try:
             while not self._stopped:
-                self._executor.spin_once(timeout_sec=0.05)
+                with contextlib.suppress(InvalidHandle):  # of an event whose subscription a test has just taken down
+                    self._executor.spin_once(timeout_sec=0.05)
         except ExternalShutdownException:
             pass
 
