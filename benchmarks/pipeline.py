@@ -41,7 +41,7 @@ IMAGE, OPTICAL = '/benchmark/image', 'benchmark_optical_frame'
 STATIC = ('/tf_static', '~/map_points')  # not made for every image
 WARM_UP_S = 1.0
 DEADLINE_S = 60.0
-PARAMETERS = {
+PARAMETERS: dict[str, str | int] = {
     'backend': 'fake',
     'window_size': 8,
     'window_stride': 1,
@@ -150,7 +150,7 @@ def _send_first(publisher: Any, arguments: argparse.Namespace, listener: Listene
     """Images one by one until results come: the node waits for a calibration first."""
     publisher.publish(_message(arguments, time.time_ns()))
     time.sleep(0.1)
-    return len(listener.arrivals) > PARAMETERS['window_size']
+    return len(listener.arrivals) > int(PARAMETERS['window_size'])
 
 
 def _send(publisher: Any, pid: int, arguments: argparse.Namespace) -> tuple[dict[int, float], float, float]:

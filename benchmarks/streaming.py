@@ -1,0 +1,184 @@
+"""New frames per second and newest-frame latency of sliding windows, against the plain form rerun on every window.
+
+    python -m benchmarks.streaming                                     # 1B architecture, random weights, bfloat16
+    python -m benchmarks.streaming --model nano --height 96 --width 128 --dtype float32 --repeats 5
+    python -m benchmarks.streaming --frames 10000 --model nano --height 48 --width 64     # soak: time and memory
+
+Method: both forms hold the same weights in one process and take turns window by window, after one window that counts
+the operations. The plain form runs camera and depth heads on all frames of every window, under autocast; the inference
+form encodes the new frames, all but the newest before the window is complete, and decodes the new ones. Time is
+processor time of this process (on a GPU: wall time, synchronised); what operations allow is the ratio of their counts.
+Outputs are compared in float32 in full, else told as they differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.forms import fill
+from benchmarks.meter import make_counter
+from benchmarks.network import cpu_name
+from vggt import VGGT, StreamingVGGT, VGGTConfig, VGGTOutput, load_vggt
+from vggt_ros.core.memory import keep_freed_memory
+
+ROOT = Path(__file__).resolve().parents[1]
+HEADS = ('camera', 'depth')
+WINDOWS = ((8, 1), (8, 4), (16, 4))
+
+
+def main() -> None:
+    """Measure sliding windows, or a long run of one."""
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
+    parser.add_argument('--model', default='1b', help="'1b' with random weights, or what load_vggt takes")
+    parser.add_argument('--height', type=int, default=392)
+    parser.add_argument('--width', type=int, default=518)
+    parser.add_argument('--dtype', choices=('float32', 'bfloat16', 'float16'), default='bfloat16')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--repeats', type=int, default=1)
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--windows', nargs='+', default=[f'{size}/{stride}' for size, stride in WINDOWS])
+    parser.add_argument('--frames', type=int, default=0, help='soak: so many frames in windows of 8, stride 4')
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
+    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
+    where = torch.cuda.get_device_name() if arguments.device.startswith('cuda') else cpu_name()
+    print(
+        f'{arguments.model}, H={arguments.height} W={arguments.width}, {arguments.dtype}, {where}, {arguments.threads} '
+        f'threads, torch {torch.__version__}, commit {commit.stdout.strip()}, median of {arguments.repeats}\n'
+    )
+    if arguments.frames:
+        soak(arguments)
+        return
+    columns = 'window, stride, new frames/s, newest frame [s], plain form [s], ratio, operations allow, of that'
+    names = [*columns.split(', '), 'pose differs', 'depth differs']
+    print(f'| {" | ".join(names)} |\n{"|---" * len(names)}|')
+    for window in arguments.windows:
+        size, stride = map(int, window.split('/'))
+        print(row(arguments, size, stride), flush=True)
+
+
+def network(arguments: argparse.Namespace) -> VGGT:
+    """A fresh copy of the weights."""
+    if arguments.model != '1b':
+        return load_vggt(arguments.model, heads=HEADS, device=arguments.device)
+    with torch.device('meta'):
+        model = VGGT(VGGTConfig().with_heads(HEADS))
+    filled: VGGT = fill(model.to_empty(device=arguments.device)).eval()
+    return filled
+
+
+@torch.inference_mode()
+def row(arguments: argparse.Namespace, size: int, stride: int) -> str:
+    """One pair of sizes, measured."""
+    dtype = getattr(torch, arguments.dtype)
+    images = torch.rand(size, 3, arguments.height, arguments.width, device=arguments.device)
+    shape, new = (arguments.height, arguments.width), list(range(size - stride, size))
+    plain, stream = network(arguments), StreamingVGGT(network(arguments), arguments.device, dtype)
+    kind = torch.device(arguments.device).type
+    kept = torch.cat([stream.encode(images[i : i + 1]) for i in range(size - 1)])
+
+    def rerun() -> VGGTOutput:
+        with torch.autocast(kind, dtype=dtype, enabled=dtype is not torch.float32):
+            output: VGGTOutput = plain(images)
+        return output
+
+    def ahead() -> list[Tensor]:
+        return [stream.encode(images[i : i + 1]) for i in new[:-1]]
+
+    def newest() -> VGGTOutput:
+        return stream.predict(torch.cat((kept, stream.encode(images[-1:]))), shape, frames=new)
+
+    operations = [count(call) for call in (rerun, ahead, newest)]
+    times: list[list[float]] = [[], [], []]
+    for _ in range(arguments.repeats):
+        for taken, call in zip(times, (rerun, ahead, newest), strict=True):
+            taken.append(seconds(call, kind))
+    plain_s, ahead_s, newest_s = map(statistics.median, times)
+    ratio, allowed = plain_s / (ahead_s + newest_s), operations[0] / (operations[1] + operations[2])
+    expected, found = rerun(), newest()
+    assert expected.pose_encoding is not None
+    assert found.pose_encoding is not None
+    assert expected.depth is not None
+    assert found.depth is not None
+    pose = (expected.pose_encoding - found.pose_encoding).abs().max().item()
+    depth = ((expected.depth[:, new] - found.depth) / expected.depth[:, new]).abs().max().item()
+    return (
+        f'| {size} | {stride} | {stride / (ahead_s + newest_s):.3f} | {newest_s:.3f} | {plain_s:.3f} | {ratio:.2f} | '
+        f'{allowed:.2f} | {100 * ratio / allowed:.0f} % | {pose:.1e} | {depth:.1e} |'
+    )
+
+
+def count(call: Callable[[], object]) -> int:
+    """Operations, 2 per multiply-add."""
+    with make_counter() as counter:
+        call()
+    return int(counter.get_total_flops())
+
+
+def seconds(call: Callable[[], object], kind: str) -> float:
+    """Of processor time; on a GPU of wall time, synchronised."""
+    clock = time.perf_counter if kind == 'cuda' else time.process_time
+    begin = clock()
+    call()
+    if kind == 'cuda':
+        torch.cuda.synchronize()
+    return clock() - begin
+
+
+def soak(arguments: argparse.Namespace) -> None:
+    """A long stream: time per frame and resident memory, and whether they grow."""
+    size, stride = 8, 4
+    stream = StreamingVGGT(network(arguments), arguments.device, getattr(torch, arguments.dtype))
+    shape, kind = (arguments.height, arguments.width), torch.device(arguments.device).type
+    tokens: list[Tensor] = []
+    taken, memory = [], []
+    for i in range(arguments.frames):
+        image = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(i))
+
+        def step(image: Tensor = image) -> None:
+            tokens.append(stream.encode(image)[0])
+            if len(tokens) == size:
+                stream.predict(torch.stack(tokens), shape, frames=range(size - stride, size))
+                del tokens[:stride]
+
+        taken.append(seconds(step, kind))
+        memory.append(resident_mb() if i % 100 == 99 else np.nan)
+    per_thousand = np.array(taken)[: len(taken) // 100 * 100].reshape(-1, 100).mean(axis=1) * 1e3
+    resident = np.array(memory)[99::100]
+    print('| | first tenth | last tenth | slope per 1000 frames | its error |\n|---|---|---|---|---|')
+    for name, values in (('time a frame [ms]', per_thousand), ('resident memory [MB]', resident)):
+        tenth = max(1, len(values) // 10)
+        slope, error = fit(values)
+        print(f'| {name} | {values[:tenth].mean():.2f} | {values[-tenth:].mean():.2f} | {slope:.4f} | {error:.4f} |')
+    print(f'\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB')
+
+
+def fit(values: np.ndarray) -> tuple[float, float]:
+    """Slope per 1000 frames of values taken every 100, the first tenth (warm-up) left out, and its standard error."""
+    kept = values[len(values) // 10 :]
+    x = np.arange(len(kept)) / 10
+    if len(kept) < 3:
+        return float('nan'), float('nan')
+    (slope, _), covariance = np.polyfit(x, kept, 1, cov='unscaled')
+    residual = kept - np.polyval(np.polyfit(x, kept, 1), x)
+    return float(slope), float(np.sqrt(covariance[0, 0] * (residual**2).sum() / (len(kept) - 2)))
+
+
+def resident_mb() -> float:
+    """Of this process. Source: Linux, proc_pid_statm(5)."""
+    return int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize() / 1e6
+
+
+if __name__ == '__main__':
+    main()
