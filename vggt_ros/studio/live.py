@@ -1,7 +1,7 @@
 """LiveScene: the node's messages in a browser, drawn by viser: camera, depth, growing cloud, path, status.
 
-viser rather than Rerun: both showed the same cloud in a headless Chromium without a GPU, and viser's wheel has 4 MB where
-Rerun's has 170. Foxglove's viewer was not tried: it is no Python package.
+viser rather than Rerun: both showed the same cloud in a headless Chromium without a GPU, and viser's wheel has 4 MB
+where Rerun's has 170. Foxglove's viewer was not tried: it is no Python package.
 """
 
 from __future__ import annotations
