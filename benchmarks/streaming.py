@@ -161,7 +161,7 @@ def soak(arguments: argparse.Namespace) -> None:
         tenth = max(1, len(values) // 10)
         slope, error = fit(values)
         print(f'| {name} | {values[:tenth].mean():.2f} | {values[-tenth:].mean():.2f} | {slope:.4f} | {error:.4f} |')
-    print(f'\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB')
+    print(f'\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6:.0f} MB')
 
 
 def fit(values: np.ndarray) -> tuple[float, float]:
