@@ -58,15 +58,15 @@ class TrainConfig:
     seed: int = 0
     learning_rate: float = 1e-3  # of the matrices; see optimiser.py for the others
     warm_up: int = 200
-    run_down: int = 1_500
+    run_down: int = 900
     weight_decay: float = 0.03
     clip: float = 1.0
     average_decay: float = 0.998
     stages: tuple[Stage, ...] = (
         # First learn to recognise patches. Then pairs at three quarters of the size, where a step costs half.
         Stage(1_200, (72, 96), (2,), 16, whole=False),
-        Stage(10_000, (72, 96), (2, 2, 4), 24, wide=True),
-        Stage(14_000, (96, 128), (2, 4, 8), 24, wide=True),
+        Stage(5_677, (72, 96), (2, 2, 4), 24, wide=True),
+        Stage(7_120, (96, 128), (2, 4, 8), 24),
     )
     # Weights of the losses. Rotation counts threefold: a degree is only 0.009 in a quaternion.
     camera: float = 5.0
