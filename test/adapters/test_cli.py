@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from recordings import REPOSITORY, camera_bag
@@ -141,8 +142,14 @@ def test_the_doctor_names_the_command_for_a_missing_package(monkeypatch: pytest.
     assert missing.level is Level.FAIL
     assert missing.mend.endswith('-m pip install trimesh')
     monkeypatch.setenv('ROS_DISTRO', 'jazzy')
-    (ros,) = doctor._ros()
-    assert ros.mend == 'sudo apt install ros-jazzy-rclpy'
+    here = '.'.join(map(str, sys.version_info[:2]))
+    for python, mend in (
+        (here, 'sudo apt install ros-jazzy-rclpy'),
+        ('3.99', 'python3.99 -m venv --system-site-packages venv'),  # Jazzy's binaries would not load in this Python
+    ):
+        monkeypatch.setattr(doctor, 'this_distro', lambda python=python: SimpleNamespace(name='jazzy', python=python))
+        (ros,) = doctor._ros()
+        assert ros.mend == mend
 
 
 def test_the_doctor_looks_for_weights_without_loading_them(tmp_path: Path):
