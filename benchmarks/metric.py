@@ -17,12 +17,12 @@ from scipy.spatial.transform import Rotation
 from benchmarks.loops import RenderedWalk
 from benchmarks.simulated import Errors, RgbdSequence, SimulatedPredictor
 from vggt_ros.core.config import Config
-from vggt_ros.core.evidence import Evidence
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid, move_points, unproject_depth
+from vggt_ros.core.metric.evidence import Evidence
+from vggt_ros.core.metric.scale_report import ScaleReport
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import Predictor
-from vggt_ros.core.scale_report import ScaleReport
 from vggt_ros.core.trajectory import Trajectory
 from vggt_ros.decode_sensors import sample_points
 from vggt_ros.depth_error import DepthFolder

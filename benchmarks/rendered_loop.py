@@ -32,7 +32,7 @@ from benchmarks.loops import FRAME_NS, RenderedWalk
 from benchmarks.simulated import Errors, Looks, SimulatedPredictor, shared_view
 from vggt_ros.core.config import Config
 from vggt_ros.core.geometry import Sim3, invert_rigid
-from vggt_ros.core.loop_report import LoopReport
+from vggt_ros.core.loops.loop_report import LoopReport
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import Predictor, make_predictor

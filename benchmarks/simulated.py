@@ -19,8 +19,8 @@ from vggt.weights import load_vggt
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid, move_points, unproject_pixels
+from vggt_ros.core.loops.retrieval import describe
 from vggt_ros.core.prediction import Prediction
-from vggt_ros.core.retrieval import describe
 from vggt_ros.core.trajectory import Trajectory
 from vggt_ros.core.window import Window
 from vggt_ros.depth_error import DepthFolder

@@ -40,7 +40,7 @@ from benchmarks.simulated import Errors, Looks, RgbdSequence, SimulatedPredictor
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import SourceError, VggtRosError
 from vggt_ros.core.geometry import Sim3
-from vggt_ros.core.loop_report import LoopReport
+from vggt_ros.core.loops.loop_report import LoopReport
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.submap import SeamStatus, Update

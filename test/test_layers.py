@@ -67,7 +67,7 @@ def test_package_names_no_other_layer(package: str) -> None:
 
 
 def test_core_knows_nothing_of_the_files_beside_it() -> None:
-    files = sorted((ROOT / 'vggt_ros/core').glob('*.py'))
+    files = sorted((ROOT / 'vggt_ros/core').rglob('*.py'))
     nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
     modules = {node.module or '' for node in nodes if isinstance(node, ast.ImportFrom)}
     ours = {module for module in modules if module.split('.')[0] == 'vggt_ros'}

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from vggt_ros.core.errors import EncodingError
-from vggt_ros.core.evidence import MAX_POINTS, Evidence
+from vggt_ros.core.metric.evidence import MAX_POINTS, Evidence
 from vggt_ros.decode import camera_matrix, stamp_ns
 
 DEPTH = {'16UC1': ('u2', 0.001), 'mono16': ('u2', 0.001), '32FC1': ('f4', 1.0)}  # metres a unit. Source: REP 118

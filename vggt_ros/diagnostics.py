@@ -12,9 +12,9 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from vggt_ros.core.config import Config
+from vggt_ros.core.metric.scale_report import ScaleReport, ScaleState
 from vggt_ros.core.pipeline import Statistics
 from vggt_ros.core.rig import RigFit
-from vggt_ros.core.scale_report import ScaleReport, ScaleState
 from vggt_ros.core.submap import Seam, SeamStatus
 from vggt_ros.mailbox import Mailbox
 from vggt_ros.moments import Moments

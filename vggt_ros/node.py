@@ -22,8 +22,8 @@ from std_srvs.srv import SetBool, Trigger
 
 from vggt_ros.core.config import Config, settings
 from vggt_ros.core.errors import ConfigError, EncodingError
-from vggt_ros.core.evidence import Evidence
 from vggt_ros.core.memory import keep_freed_memory
+from vggt_ros.core.metric.evidence import Evidence
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import make_predictor
 from vggt_ros.dds import make_room_for_images

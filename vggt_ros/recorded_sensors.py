@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import EncodingError, ShapeError, SourceError
-from vggt_ros.core.evidence import Evidence
+from vggt_ros.core.metric.evidence import Evidence
 from vggt_ros.decode import DEFAULT_FRAME_ID, is_depth, stamp_ns
 from vggt_ros.decode_sensors import add_cloud, add_depth, add_imu, add_odometry, sample_points
 from vggt_ros.depth_error import DepthFolder

@@ -14,9 +14,9 @@ from scipy.spatial.transform import Rotation
 
 from vggt_ros import __version__
 from vggt_ros.core.config import Config
-from vggt_ros.core.loop_report import LoopReport
+from vggt_ros.core.loops.loop_report import LoopReport
+from vggt_ros.core.metric.scale_report import ScaleReport
 from vggt_ros.core.placement import SeamStatus
-from vggt_ros.core.scale_report import ScaleReport
 from vggt_ros.core.submap import Update
 from vggt_ros.decode import decode_image
 

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CameraInfo, Image, Imu, PointCloud2
 
 from vggt_ros.core.config import ScaleConfig
 from vggt_ros.core.errors import ConfigError, EncodingError, ShapeError
-from vggt_ros.core.evidence import Evidence
+from vggt_ros.core.metric.evidence import Evidence
 from vggt_ros.decode_sensors import add_cloud, add_depth, add_imu, add_odometry
 from vggt_ros.throttle import Throttle
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from vggt_ros.core.scale_report import ScaleReport
+from vggt_ros.core.metric.scale_report import ScaleReport
 from vggt_ros.core.submap import Seam
 
 RECENT = 100  # windows whose times make up the figures of the diagnostics

@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import EncodingError, SourceError
-from vggt_ros.core.evidence import MAX_POINTS, Evidence
+from vggt_ros.core.metric.evidence import MAX_POINTS, Evidence
 from vggt_ros.core.predictor import FakePredictor
 from vggt_ros.decode_sensors import add_imu, add_odometry, decode_depth, decode_points, sample_points
 from vggt_ros.messages import bag_messages

@@ -14,12 +14,12 @@ from scipy.spatial.transform import Rotation
 from vggt_ros.core.config import Config
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import Sim3, invert_rigid, rotation_angle, unproject_depth
-from vggt_ros.core.loop_closure import Candidate, make_place, thinned
-from vggt_ros.core.loop_report import Evidence
+from vggt_ros.core.loops.loop_closure import Candidate, make_place, thinned
+from vggt_ros.core.loops.loop_report import Evidence
+from vggt_ros.core.loops.retrieval import describe, shared_view, similarity
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import VggtPredictor
-from vggt_ros.core.retrieval import describe, shared_view, similarity
 from vggt_ros.core.trajectory import umeyama
 from vggt_ros.core.window import Window
 from vggt_ros.run import run as run_offline

@@ -14,10 +14,10 @@ from scipy.spatial.transform import Rotation
 
 from vggt_ros.core.config import Config
 from vggt_ros.core.covariance import LOST
-from vggt_ros.core.evidence import Evidence
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid, unproject_depth
+from vggt_ros.core.metric.evidence import Evidence
+from vggt_ros.core.metric.scale_report import ScaleState
 from vggt_ros.core.pipeline import Pipeline
-from vggt_ros.core.scale_report import ScaleState
 
 COUNT = 60
 UP = np.array([0.0, -1.0, 0.0])  # of the room
@@ -351,7 +351,7 @@ def angle_to_z(normal):
 
 @pytest.mark.parametrize('up', [[0, -1, 0], [0.3, -0.9, 0.1], [0, 1, 0], [0, 0, 1]])
 def test_levelling_brings_any_up_to_z_and_is_rigid(up):
-    from vggt_ros.core.gravity import levelling
+    from vggt_ros.core.metric.gravity import levelling
 
     level = levelling(BODY_FROM_OPTICAL, np.array(up, float))
     turned = level[:3, :3] @ BODY_FROM_OPTICAL[:3, :3] @ up

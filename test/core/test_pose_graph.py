@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from vggt_ros.core.geometry import Sim3, rotation_angle
-from vggt_ros.core.pose_graph import Edge, PoseGraph, chain_covariance, difference
+from vggt_ros.core.loops.pose_graph import Edge, PoseGraph, chain_covariance, difference
 
 SIGMA = np.array([0.02] * 3 + [0.005] * 3 + [0.01])  # of a seam at unit scale: metres, radians, log
 

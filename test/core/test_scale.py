@@ -10,8 +10,8 @@ import pytest
 
 from vggt_ros.core.config import Config, ScaleConfig
 from vggt_ros.core.errors import ConfigError
-from vggt_ros.core.scale import SLEW, Measurement, NoEvidence, ScaleTracker
-from vggt_ros.core.scale_report import ScaleState
+from vggt_ros.core.metric.scale import SLEW, Measurement, NoEvidence, ScaleTracker
+from vggt_ros.core.metric.scale_report import ScaleState
 
 NOISE = 0.04  # of one window's log scale: what wheels and depth cameras give on the benchmark's sequences, rounded up
 

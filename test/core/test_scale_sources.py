@@ -10,12 +10,12 @@ import pytest
 import scene
 from scipy.spatial.transform import Rotation
 
-from vggt_ros.core.baseline_scale import measure_baseline
-from vggt_ros.core.depth_scale import measure_depth
-from vggt_ros.core.floor_scale import measure_floor
 from vggt_ros.core.geometry import Sim3, invert_rigid, unproject_depth
-from vggt_ros.core.odometry_scale import measure_way
-from vggt_ros.core.scale import Measurement, NoEvidence
+from vggt_ros.core.metric.baseline_scale import measure_baseline
+from vggt_ros.core.metric.depth_scale import measure_depth
+from vggt_ros.core.metric.floor_scale import measure_floor
+from vggt_ros.core.metric.odometry_scale import measure_way
+from vggt_ros.core.metric.scale import Measurement, NoEvidence
 
 SCALES = (0.3, 1.0, 3.0)  # units of the window a metre
 UP = np.array([0.0, -1.0, 0.0])  # of the room, whose axes are those of an optical frame

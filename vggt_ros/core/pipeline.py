@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vggt_ros.core.back_end import BackEnd, Correction
 from vggt_ros.core.bridging import Bridge
 from vggt_ros.core.config import Config, WindowConfig, settings
 from vggt_ros.core.errors import ConfigError, OutOfMemoryError
-from vggt_ros.core.evidence import Evidence
 from vggt_ros.core.frame import Frame
-from vggt_ros.core.gravity import level_map
 from vggt_ros.core.keyframe import KeyframeGate
-from vggt_ros.core.loop_report import LoopReport
-from vggt_ros.core.metres import Metres
+from vggt_ros.core.loops.back_end import BackEnd, Correction
+from vggt_ros.core.loops.loop_report import LoopReport
+from vggt_ros.core.metric.evidence import Evidence
+from vggt_ros.core.metric.gravity import level_map
+from vggt_ros.core.metric.metres import Metres
 from vggt_ros.core.odometry_frame import OdometryFrame
 from vggt_ros.core.placement import Seam, SeamStatus
 from vggt_ros.core.planner import LatencyKeeper, Plan

@@ -24,9 +24,9 @@ from vggt_ros.core.devices import PRECISIONS, resolve_device, resolve_precision,
 from vggt_ros.core.errors import ConfigError, OutOfMemoryError, PredictionError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
+from vggt_ros.core.loops.retrieval import describe
 from vggt_ros.core.planner import Plan, free_memory, plan_windows
 from vggt_ros.core.prediction import Prediction
-from vggt_ros.core.retrieval import describe
 from vggt_ros.core.rig import Rig, RigFit, all_views, split_cameras
 from vggt_ros.core.window import Window
 

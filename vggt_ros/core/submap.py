@@ -12,11 +12,11 @@ import numpy as np
 from vggt_ros.core.config import CloudConfig, Config
 from vggt_ros.core.covariance import LOST, FrameCovariance, Uncertainty
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, move_points, unproject_pixels
-from vggt_ros.core.loop_report import LoopReport
+from vggt_ros.core.loops.loop_report import LoopReport
+from vggt_ros.core.metric.scale_report import ScaleReport
 from vggt_ros.core.motion import moving_pixels
 from vggt_ros.core.placement import Placement, Seam, SeamStatus
 from vggt_ros.core.prediction import Prediction
-from vggt_ros.core.scale_report import ScaleReport
 from vggt_ros.core.trail import Trail
 from vggt_ros.core.voxels import VoxelMap
 

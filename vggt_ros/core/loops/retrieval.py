@@ -2,7 +2,7 @@
 
 Source of the pooling: measured with nano on five rendered walks of 300 and 400 frames and two camera clips, what share
 of the frames that come to a place again have a frame of it as their nearest: mean of all tokens 0.85, their mean and
-spread 0.94, means over 3x4 cells 0.87 to 0.90, cells beside the spread 0.95 (benchmarks.retrieval).
+spread 0.94, means over 3x4 cells 0.87 to 0.90, cells beside the spread 0.95.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ import numpy as np
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import VggtRosError
 from vggt_ros.core.geometry import Sim3, rotation_angle
-from vggt_ros.core.loop_closure import Candidate, LoopCloser
-from vggt_ros.core.loop_report import LoopReport
+from vggt_ros.core.loops.loop_closure import Candidate, LoopCloser
+from vggt_ros.core.loops.loop_report import LoopReport
+from vggt_ros.core.loops.pose_graph import Edge, PoseGraph, Solution, chain_covariance, difference
 from vggt_ros.core.placement import SeamStatus
-from vggt_ros.core.pose_graph import Edge, PoseGraph, Solution, chain_covariance, difference
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.submap import Map, Submap
 from vggt_ros.core.voxels import VoxelMap

@@ -21,9 +21,9 @@ from vggt_ros.core.alignment import AGREE, MIN_POINTS, join
 from vggt_ros.core.config import AlignmentConfig, LoopConfig
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import Sim3, move_points, unproject_pixels
-from vggt_ros.core.loop_report import Evidence
+from vggt_ros.core.loops.loop_report import Evidence
+from vggt_ros.core.loops.retrieval import shared_view, similarity
 from vggt_ros.core.prediction import Prediction
-from vggt_ros.core.retrieval import shared_view, similarity
 from vggt_ros.core.window import Window
 
 FRAMES = 4  # of a place: with as many of another they fill a window of 8, the size that VGGT was trained at

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from vggt_ros.core.geometry import invert_rigid, rotation_angle
+from vggt_ros.core.metric.scale import MAD_TO_SIGMA, Measurement, NoEvidence
 from vggt_ros.core.prediction import Prediction
-from vggt_ros.core.scale import MAD_TO_SIGMA, Measurement, NoEvidence
 
 LONG = 0.5  # of the longest way: pairs of frames nearer together hold more noise than motion
 MIN_PARALLAX = 0.01  # of the depth: below, a camera that moves cannot be told from one that turns

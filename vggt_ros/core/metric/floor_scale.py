@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from vggt_ros.core.geometry import move_points, unproject_depth
+from vggt_ros.core.metric.scale import MAD_TO_SIGMA, Measurement, NoEvidence
 from vggt_ros.core.prediction import Prediction
-from vggt_ros.core.scale import MAD_TO_SIGMA, Measurement, NoEvidence
 
 COLUMNS = 56  # of the grid on which planes are looked for: a floor fills hundreds of its cells
 BIN = 0.04  # of the log of the height below the camera

@@ -16,7 +16,7 @@ import numpy as np
 
 from vggt_ros.core.alignment import weighted_median
 from vggt_ros.core.config import ScaleConfig
-from vggt_ros.core.scale_report import ScaleReport, ScaleState
+from vggt_ros.core.metric.scale_report import ScaleReport, ScaleState
 
 MIN_AGREEING = 2 / 3  # of the windows remembered; with fewer, nobody knows which side lies
 AGREE_SPREADS = 2.5  # times scale_max_spread: an observation further off than this does not agree

@@ -14,19 +14,19 @@ import math
 
 import numpy as np
 
-from vggt_ros.core.baseline_scale import measure_baseline, measure_rig
 from vggt_ros.core.config import ScaleConfig
 from vggt_ros.core.covariance import LOST
-from vggt_ros.core.depth_scale import measure_depth
-from vggt_ros.core.evidence import Evidence
-from vggt_ros.core.floor_scale import measure_floor
 from vggt_ros.core.geometry import Sim3
-from vggt_ros.core.gravity import max_tilt
-from vggt_ros.core.odometry_scale import measure_way
+from vggt_ros.core.metric.baseline_scale import measure_baseline, measure_rig
+from vggt_ros.core.metric.depth_scale import measure_depth
+from vggt_ros.core.metric.evidence import Evidence
+from vggt_ros.core.metric.floor_scale import measure_floor
+from vggt_ros.core.metric.gravity import max_tilt
+from vggt_ros.core.metric.odometry_scale import measure_way
+from vggt_ros.core.metric.scale import Measurement, NoEvidence, ScaleTracker
+from vggt_ros.core.metric.scale_report import ScaleReport, ScaleState
 from vggt_ros.core.placement import Placement, SeamStatus
 from vggt_ros.core.prediction import Prediction
-from vggt_ros.core.scale import Measurement, NoEvidence, ScaleTracker
-from vggt_ros.core.scale_report import ScaleReport, ScaleState
 from vggt_ros.core.submap import PlacedFrame, Update
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import math
 import cv2
 import numpy as np
 
+from vggt_ros.core.metric.scale import MAD_TO_SIGMA, Measurement, NoEvidence
 from vggt_ros.core.prediction import Prediction
-from vggt_ros.core.scale import MAD_TO_SIGMA, Measurement, NoEvidence
 
 MIN_POINTS = 30  # in a frame: a line of a lidar of 16 gives more
 MIN_AGREEING = 0.5  # of a frame's points within AGREE of its median; fewer: the two do not show the same thing

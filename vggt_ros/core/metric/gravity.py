@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from vggt_ros.core.config import ScaleConfig
-from vggt_ros.core.evidence import Evidence
 from vggt_ros.core.geometry import rotation_angle
+from vggt_ros.core.metric.evidence import Evidence
 from vggt_ros.core.prediction import Prediction
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from vggt_ros.core.metric.scale import MAD_TO_SIGMA, Measurement, NoEvidence
 from vggt_ros.core.prediction import Prediction
-from vggt_ros.core.scale import MAD_TO_SIGMA, Measurement, NoEvidence
 
 
 def measure_baseline(prediction: Prediction, baseline: float, sync_ns: int) -> Measurement | NoEvidence:

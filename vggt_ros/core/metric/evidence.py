@@ -12,7 +12,7 @@ import numpy as np
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import ShapeError
 from vggt_ros.core.geometry import move_points
-from vggt_ros.core.pose_track import TIME_JUMP_NS, PoseTrack
+from vggt_ros.core.metric.pose_track import TIME_JUMP_NS, PoseTrack
 
 KEEP_S = 20.0  # a window of 8 frames at 1 Hz and the time to compute it; older evidence meets no window any more
 MAX_POINTS = 4096  # of one depth image or sweep: 30 MB for 20 s of a camera at 30 Hz; more tell the same

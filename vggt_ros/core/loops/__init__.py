@@ -1,0 +1,1 @@
+"""Places seen before, and the pose graph that closes loops beside the stream."""
