@@ -26,9 +26,12 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 
 from vggt_ros.core.config import Setting, settings
+from vggt_ros.core.pipeline import Pipeline
+from vggt_ros.core.submap import Map
 from vggt_ros.node import VggtNode, saying_so
 from vggt_ros.node import start as start_node_now
 from vggt_ros.topics import TOPICS, resolve
+from vggt_ros.worker import Worker
 
 SMALL = {'standalone': True, 'window_size': 4, 'window_stride': 2}
 SETTINGS = {one.name: one for one in settings()}
@@ -320,6 +323,7 @@ def test_fifty_times_up_and_down_leaves_nothing_behind(make_named_node: Callable
             'entities': sum(len(list(kind)) for kind in kinds),
             'threads': threading.active_count(),
             'files': len(os.listdir('/proc/self/fd')),
+            'pipelines': sum(type(thing) in (Pipeline, Map, Worker) for thing in gc.get_objects()),
             'memory kB': int(Path('/proc/self/status').read_text().split('VmRSS:')[1].split()[0]),
         }
 
@@ -329,10 +333,11 @@ def test_fifty_times_up_and_down_leaves_nothing_behind(make_named_node: Callable
         if round_number == 9:
             before = resources()
     after = resources()
-    for name in ('entities', 'threads', 'files'):
+    for name in ('entities', 'threads', 'files', 'pipelines'):
         assert after[name] <= before[name], f'{before} -> {after}'
-    # 40 rounds: DDS keeps books about entities that went. A window or a pipeline kept would be far more than 1 MB each.
-    assert after['memory kB'] - before['memory kB'] < 20_000, f'{before} -> {after}'
+    # 40 rounds: DDS keeps books about entities that went. Alone it is under 20 MB; in a process that has run the whole
+    # suite, 65 MB were seen as its heap is reused unevenly. A network kept in each round (29 MB) would be over 1 GB.
+    assert after['memory kB'] - before['memory kB'] < 200_000, f'{before} -> {after}'
 
 
 def test_a_lifecycle_client_sees_the_state(node: NodeProcess, robot: Robot) -> None:

@@ -232,7 +232,7 @@ def test_heads_keep_float32_under_autocast(model: VGGT) -> None:
 def test_whole_model_in_low_precision_runs() -> None:
     model = small_model().bfloat16()
     output = estimate(model, random_images(2).bfloat16())
-    assert output.depth.dtype == torch.bfloat16
+    assert output.depth.dtype == torch.float32  # the last activation is an exponential, and done in full
     assert torch.isfinite(output.depth).all()
 
 
