@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it runs in the background
 sys.path.insert(0, str(Path(__file__).parent))
 
 from recordings import SHARED, SHIPPED_CLIP, make_shared_bag
 
 from vggt_ros.messages import MessageTypes, bag_messages, ros_messages
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it runs in the background
 
 
 @pytest.fixture(params=['bag', 'rclpy'])
