@@ -233,7 +233,7 @@ def set_value(robot: Robot, one: Setting, value: Any) -> Any:
 
 
 def test_two_nodes_in_two_namespaces_keep_out_of_each_others_way(
-    module_robot: Robot, make_named_node: Callable[..., VggtNode], clip: Clip
+    module_robot: Robot, start_node: Callable[..., NodeProcess], clip: Clip
 ) -> None:
     robot = module_robot
     nodes, publishers = {}, {}
@@ -245,19 +245,18 @@ def test_two_nodes_in_two_namespaces_keep_out_of_each_others_way(
         topics = {'image': f'/{name}/image', 'info': f'/{name}/camera_info'}
         publishers[name] = {key: robot.create_publisher(kinds[key], topics[key], 50) for key in kinds}
         frames = {'odom_frame': f'{name}/odom', 'base_frame': f'{name}/base_link', 'world_frame': f'{name}/odom'}
-        nodes[name] = make_named_node(name, {'/tf': 'tf', '/tf_static': 'tf_static'}, **SMALL, **frames)
+        rules = {'__ns': f'/{name}', 'image': 'image', '/tf': 'tf', '/tf_static': 'tf_static'}
+        nodes[name] = start_node(remappings=rules, input_reliability='reliable', **SMALL, **frames)
     for name, node in nodes.items():
+        node.wait_for_text(f'waiting for images on /{name}/image')
         robot.wait_until(
             lambda ours=publishers[name]: all(p.get_subscription_count() for p in ours.values()), f'node {name}'
         )
-        robot.wait_until(
-            lambda node=node: all(s.get_publisher_count() for s in node._inputs._subscriptions), f'camera of {name}'
-        )
     for i in range(4):
-        for offset, (name, node) in enumerate(nodes.items()):
+        time.sleep(0.3)  # a camera's pace; faster than they are taken, images may be passed over
+        for offset, name in enumerate(nodes):
             robot._camera = publishers[name]
             robot.publish_frame(clip, i, stamp_ns=clip.stamps_ns[i] + offset)
-            robot.wait_until(lambda node=node, i=i: node._pipeline.statistics.frames == i + 1, f'frame {i} in {name}')
     for offset, name in enumerate(nodes):
         robot.wait_until(lambda name=name: len(robot.received[f'/{name}/vggt/points']) == 4, f'clouds of {name}')
         robot.wait_until(lambda name=name: len(robot.received[f'/{name}/tf']) == 4, f'TF of {name}')
