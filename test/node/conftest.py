@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -84,6 +85,8 @@ def run_nodes(folder: Path) -> Iterator[Callable[..., NodeProcess]]:
 def make_node() -> Iterator[Callable[..., VggtNode]]:
     """The real node within this process, spun by a thread; not configured unless start is left True."""
     with contextlib.ExitStack() as stack:
+        # Last: a lifecycle node refers to itself, and is seen by others, under the name of the next, until collected.
+        stack.callback(gc.collect)
 
         def make(*, start: bool = True, **parameters: object) -> VggtNode:
             context = rclpy.Context()

@@ -21,7 +21,7 @@ import rclpy
 from builtin_interfaces.msg import Time
 from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
+from rclpy.node import Node, NodeNameNonExistentError
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -143,6 +143,13 @@ class Robot(Node):
         future = client.call_async(request)
         self.wait_until(future.done, f'answer of {name}')
         return future.result()
+
+    def published_by(self, name: str, namespace: str = '/') -> dict[str, list[str]]:
+        """Types by topic that a node publishes, as far as they are known here; nothing of a node that is not yet."""
+        try:
+            return dict(self.get_publisher_names_and_types_by_node(name, namespace))
+        except NodeNameNonExistentError:  # its name and its topics are discovered one after the other
+            return {}
 
     def wait_until(self, is_true: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
         deadline = time.monotonic() + deadline_s

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -21,7 +19,7 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters, SetParametersAtomically
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
-from robot import IMAGE, OPTICAL, Clip, NodeProcess, Robot, spinning
+from robot import IMAGE, OPTICAL, Clip, NodeProcess, Robot
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 
@@ -29,7 +27,6 @@ from vggt_ros.core.config import Setting, settings
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.submap import Map
 from vggt_ros.node import VggtNode, saying_so
-from vggt_ros.node import start as start_node_now
 from vggt_ros.topics import TOPICS, resolve
 from vggt_ros.worker import Worker
 
@@ -102,7 +99,7 @@ def test_tf_is_listened_to(node: NodeProcess, robot: Robot) -> None:
 
 
 def test_no_name_is_absolute_but_those_that_ros_has_absolute(node: NodeProcess, robot: Robot) -> None:
-    ours = {name for name, _ in robot.get_publisher_names_and_types_by_node('vggt', '/')}
+    ours = set(robot.published_by('vggt'))
     outside = {name for name in ours if not name.startswith('/vggt/')}
     assert outside <= {'/tf', '/tf_static', '/diagnostics', '/rosout', '/parameter_events'}
 
@@ -267,7 +264,7 @@ def test_two_nodes_in_two_namespaces_keep_out_of_each_others_way(
             assert {one.header.frame_id for one in messages} == {OPTICAL}
         edges = {(t.header.frame_id, t.child_frame_id) for one in robot.received[f'/{name}/tf'] for t in one.transforms}
         assert edges == {(f'{name}/odom', f'{name}/base_link')}
-        outside = {topic for topic, _ in robot.get_publisher_names_and_types_by_node('vggt', f'/{name}')}
+        outside = set(robot.published_by('vggt', f'/{name}'))
         assert {topic for topic in outside if not topic.startswith(f'/{name}/')} <= {
             '/diagnostics', '/rosout', '/parameter_events',
         }  # fmt: skip
@@ -277,9 +274,9 @@ def test_two_nodes_in_two_namespaces_keep_out_of_each_others_way(
 
 
 def test_a_gpu_that_is_not_there_fails_configure_in_one_line(
-    make_named_node: Callable[..., VggtNode], caplog: pytest.LogCaptureFixture
+    make_node: Callable[..., VggtNode], caplog: pytest.LogCaptureFixture
 ) -> None:
-    node = make_named_node('blind', {}, start=False, backend='vggt', device='cuda:63', **SMALL)
+    node = make_node(start=False, backend='vggt', device='cuda:63', **SMALL)
     assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert 'cuda' in line
@@ -299,9 +296,9 @@ def test_weights_that_take_long_are_told_of(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_a_clock_that_never_comes_is_said(
-    make_named_node: Callable[..., VggtNode], caplog: pytest.LogCaptureFixture
+    make_node: Callable[..., VggtNode], caplog: pytest.LogCaptureFixture
 ) -> None:
-    make_named_node('timeless', {}, **SMALL, use_sim_time=True)
+    make_node(**SMALL, use_sim_time=True)
     deadline = time.monotonic() + 20
     while 'use_sim_time is set and no /clock has come' not in caplog.text:
         assert time.monotonic() < deadline
@@ -311,9 +308,9 @@ def test_a_clock_that_never_comes_is_said(
 # Lifecycle.
 
 
-def test_fifty_times_up_and_down_leaves_nothing_behind(make_named_node: Callable[..., VggtNode]) -> None:
+def test_fifty_times_up_and_down_leaves_nothing_behind(make_node: Callable[..., VggtNode]) -> None:
     """A leak of one subscription, thread or file in each round would show as 40 of them."""
-    node = make_named_node('storm', {}, start=False, **SMALL)
+    node = make_node(start=False, **SMALL)
 
     def resources() -> dict[str, int]:
         kinds = (node.publishers, node.subscriptions, node.services, node.timers, node.clients)
@@ -344,29 +341,3 @@ def test_a_lifecycle_client_sees_the_state(node: NodeProcess, robot: Robot) -> N
     request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
     assert not robot.call(ChangeState, '/vggt/change_state', request).success  # not from active
     assert robot.call(GetState, '/vggt/get_state', GetState.Request()).current_state.label == 'active'
-
-
-@pytest.fixture
-def make_named_node() -> Iterator[Callable[..., VggtNode]]:
-    """The real node within this process, in a namespace."""
-    with contextlib.ExitStack() as stack:
-
-        def make(namespace: str, rules: dict[str, str], *, start: bool = True, **parameters: object) -> VggtNode:
-            context = rclpy.Context()
-            rclpy.init(context=context)
-            stack.callback(rclpy.try_shutdown, context=context)
-            values = {'backend': 'fake', 'input_reliability': 'reliable', **parameters}
-            node = VggtNode(
-                context=context,
-                namespace=f'/{namespace}',
-                parameter_overrides=[rclpy.parameter.Parameter(name, value=value) for name, value in values.items()],
-                cli_args=['--ros-args', *(word for rule in rules.items() for word in ('-r', ':='.join(rule)))],
-            )
-            stack.callback(node.destroy_node)
-            stack.enter_context(spinning(node, context))
-            stack.callback(node.close)
-            if start:
-                assert start_node_now(node)
-            return node
-
-        yield make

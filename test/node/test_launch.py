@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from rclpy.node import NodeNameNonExistentError
 from robot import IMAGE, ROOT, NodeProcess, Robot
 
 from vggt_ros.core.config import Config, settings
@@ -424,15 +423,9 @@ def test_a_topic_that_launch_renames_is_published_under_its_new_name(
     expected = {'/vo': 'nav_msgs/msg/Odometry', '/clouds/raw': 'sensor_msgs/msg/PointCloud2'}
     expected['/robot1/tf'] = 'tf2_msgs/msg/TFMessage'
 
-    def published() -> dict[str, list[str]]:
-        try:
-            return dict(robot.get_publisher_names_and_types_by_node('vggt', '/'))
-        except NodeNameNonExistentError:  # its name and its topics are discovered one after the other
-            return {}
-
     robot.wait_until(lambda: 'vggt' in robot.get_node_names(), 'node')
-    robot.wait_until(lambda: set(expected) <= set(published()), 'renamed topics')
-    assert {name: kinds for name, kinds in published().items() if name in expected} == {
+    robot.wait_until(lambda: set(expected) <= set(robot.published_by('vggt')), 'renamed topics')
+    assert {name: kinds for name, kinds in robot.published_by('vggt').items() if name in expected} == {
         name: [kind] for name, kind in expected.items()
     }
-    assert not {'/vggt/odom', '/vggt/points', '/tf'} & set(published())
+    assert not {'/vggt/odom', '/vggt/points', '/tf'} & set(robot.published_by('vggt'))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from rclpy.node import NodeNameNonExistentError
 from robot import CAMERA_INFO, IMAGE, ROOT, SETTLE_S, NodeProcess, Robot
 
 from vggt_ros.topics import INPUTS, SERVICES, TOPICS, resolve
@@ -40,27 +39,17 @@ def graph(module_robot: Robot, start_module_node: Callable[..., NodeProcess]) ->
 
     def look() -> Graph:
         return Graph(
-            dict(robot.get_publisher_names_and_types_by_node('vggt', '/')),
+            robot.published_by('vggt'),
             dict(robot.get_subscriber_names_and_types_by_node('vggt', '/')),
             dict(robot.get_service_names_and_types_by_node('vggt', '/')),
         )
 
     def is_complete() -> bool:
-        try:
-            return len(look().publishes) >= len(TOPICS) and IMAGE in look().subscribes
-        except NodeNameNonExistentError:  # its name and its topics are discovered one after the other
-            return False
+        return len(robot.published_by('vggt')) >= len(TOPICS) and IMAGE in look().subscribes
 
-    for attempt in range(3):  # once in some runs of the whole suite DDS never tells a process all of another's graph
-        node = start_module_node(scale_source='depth', gravity_source='imu', standalone=True)
-        node.wait_for_text('waiting for images on')
-        try:
-            robot.wait_until(is_complete, 'graph of the node', deadline_s=20)
-            break
-        except AssertionError:
-            node.stop()
-            if attempt == 2:
-                raise
+    node = start_module_node(scale_source='depth', gravity_source='imu', standalone=True)
+    node.wait_for_text('waiting for images on')
+    robot.wait_until(is_complete, 'graph of the node')
     time.sleep(SETTLE_S)
     return look()
 
