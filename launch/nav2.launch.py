@@ -14,14 +14,24 @@ from typing import Any
 from launch import LaunchDescription
 from launch_ros.actions import Node
 
-from vggt_ros.launch_parts import Argument, Given, LaunchError, description, include, overlay, share_of, vggt
+from vggt_ros.launch_parts import (
+    NODE_TOO,
+    Argument,
+    Given,
+    LaunchError,
+    description,
+    include,
+    node_too,
+    overlay,
+    share_of,
+)
 from vggt_ros.topics import TOPICS, resolve
 
 SHARE = Path(__file__).resolve().parent.parent
 
 # Names after navigation2 1.1 to 1.5 (Humble to Rolling) and depthimage_to_laserscan 2.5.1.
 ARGUMENTS = (
-    Argument('vggt', 'true', 'start our node too; false where it runs already'),
+    NODE_TOO,
     Argument('nav2_params_file', '', 'parameters of your robot; empty takes nav2_bringup/params/nav2_params.yaml'),
     Argument('nav2_overlay_file', str(SHARE / 'config/nav2.yaml'), 'our values, laid over those; empty leaves them'),
     Argument('slam', 'true', 'make the map with slam_toolbox while driving'),
@@ -43,7 +53,7 @@ def start(given: Given) -> list[Any]:
         raise LaunchError('expected a map with slam:=false, got none; give map:=FILE.yaml')
     given.fill(scale_source='tf')
     scan = [scanner(given)] if given.is_true('scan') else []
-    return [*(vggt(given) if given.is_true('vggt') else []), *scan, navigation(given)]
+    return [*node_too(given), *scan, navigation(given)]
 
 
 def scanner(given: Given) -> Node:

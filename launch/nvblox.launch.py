@@ -12,13 +12,13 @@ from typing import Any
 from launch import LaunchDescription
 from launch_ros.actions import Node
 
-from vggt_ros.launch_parts import Argument, Given, LaunchError, description, share_of, vggt
+from vggt_ros.launch_parts import NODE_TOO, Argument, Given, LaunchError, description, node_too, share_of
 
 SHARE = Path(__file__).resolve().parent.parent
 
 # Names after isaac_ros_nvblox 4.3.0.
 ARGUMENTS = (
-    Argument('vggt', 'true', 'start our node too; false where it runs already'),
+    NODE_TOO,
     Argument('nvblox_params_file', str(SHARE / 'config/nvblox.yaml'), 'parameter file of nvblox'),
 )
 
@@ -30,7 +30,7 @@ def generate_launch_description() -> LaunchDescription:
 def start(given: Given) -> list[Any]:
     if given.setting('intrinsics_mode') == 'per_window':
         raise LaunchError('nvblox aborts when intrinsics change; set intrinsics_mode to camera_info, got per_window')
-    return [*(vggt(given) if given.is_true('vggt') else []), nvblox(given)]
+    return [*node_too(given), nvblox(given)]
 
 
 def nvblox(given: Given) -> Node:

@@ -11,13 +11,13 @@ from typing import Any
 from launch import LaunchDescription
 from launch_ros.actions import Node
 
-from vggt_ros.launch_parts import Argument, Given, description, share_of, vggt
+from vggt_ros.launch_parts import NODE_TOO, Argument, Given, description, node_too, share_of
 
 SHARE = Path(__file__).resolve().parent.parent
 
 # Names after octomap_server 2.1.0.
 ARGUMENTS = (
-    Argument('vggt', 'true', 'start our node too; false where it runs already'),
+    NODE_TOO,
     Argument('octomap_params_file', str(SHARE / 'config/octomap.yaml'), 'parameter file of octomap_server'),
     Argument('octomap_frame', '', 'frame of the octree; empty takes odom_frame, which never jumps'),
 )
@@ -28,7 +28,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(given: Given) -> list[Any]:
-    return [*(vggt(given) if given.is_true('vggt') else []), octomap(given)]
+    return [*node_too(given), octomap(given)]
 
 
 def octomap(given: Given) -> Node:

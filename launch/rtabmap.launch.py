@@ -11,13 +11,13 @@ from typing import Any
 from launch import LaunchDescription
 from launch_ros.actions import Node
 
-from vggt_ros.launch_parts import Argument, Given, description, share_of, vggt
+from vggt_ros.launch_parts import NODE_TOO, Argument, Given, description, node_too, share_of
 
 SHARE = Path(__file__).resolve().parent.parent
 
 # Names after rtabmap_ros 0.22.1.
 ARGUMENTS = (
-    Argument('vggt', 'true', 'start our node too; false where it runs already'),
+    NODE_TOO,
     Argument('rtabmap_params_file', str(SHARE / 'config/rtabmap.yaml'), 'parameter file of rtabmap'),
     Argument('rtabmap_args', '', 'arguments of rtabmap, such as --delete_db_on_start'),
     Argument('database_path', '~/.ros/rtabmap.db', 'where the map is kept'),
@@ -34,7 +34,7 @@ def start(given: Given) -> list[Any]:
     nodes = [rtabmap(given, 'rtabmap_slam', 'rtabmap', given['rtabmap_args'].split())]
     if given.is_true('rtabmap_viz'):
         nodes.append(rtabmap(given, 'rtabmap_viz', 'rtabmap_viz', []))
-    return [*(vggt(given) if given.is_true('vggt') else []), *nodes]
+    return [*node_too(given), *nodes]
 
 
 def rtabmap(given: Given, package: str, executable: str, arguments: list[str]) -> Node:

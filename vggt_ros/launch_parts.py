@@ -51,6 +51,9 @@ class Argument:
     choices: tuple[str, ...] = ()
 
 
+NODE_TOO = Argument('vggt', 'true', 'start our node too; false where it runs already')  # of those that start a consumer
+
+
 class Given(dict[str, str]):
     """The launch arguments by name, as text, once they are known.
 
@@ -191,6 +194,11 @@ def vggt(given: Given) -> list[Any]:
         sigterm_timeout=STOP_S,
     )
     return [node, rviz(given)] if given.is_true('rviz') else [node]
+
+
+def node_too(given: Given) -> list[Any]:
+    """The same for launch files with the argument NODE_TOO: nothing where the node runs already."""
+    return vggt(given) if given.is_true(NODE_TOO.name) else []
 
 
 def rviz(given: Given) -> Node:
