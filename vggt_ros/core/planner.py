@@ -30,14 +30,10 @@ class Plan:
 
     Args:
         window: sizes to begin with.
-        need_bytes: estimate for such a window, beside the weights.
-        free_bytes: on the device before it; None where that is not known.
         reason: one sentence.
     """
 
     window: WindowConfig
-    need_bytes: int
-    free_bytes: int | None
     reason: str
 
 
@@ -65,9 +61,9 @@ def plan_windows(
 
     asked = f'window_size {window.size} and window_stride {window.stride}'
     if free_bytes is None:
-        return Plan(window, need(window.size), None, f'{asked} as asked for; how much memory is free is not known')
+        return Plan(window, f'{asked} as asked for; how much memory is free is not known')
     if need(window.size) <= USABLE * free_bytes:
-        return Plan(window, need(window.size), free_bytes, f'{asked} as asked for')
+        return Plan(window, f'{asked} as asked for')
     fitting = next((n for n in range(window.size - 1, SMALLEST, -1) if need(n) <= USABLE * free_bytes), SMALLEST)
     fitting = min(fitting, window.size)
     smaller = WindowConfig(fitting, max(1, min(window.stride, fitting // 2)))
@@ -75,7 +71,7 @@ def plan_windows(
         f'{asked} would need {need(window.size) / 2**30:.1f} of {free_bytes / 2**30:.1f} GiB free; a lower input_width '
         'allows more'
     )
-    return Plan(smaller, need(fitting), free_bytes, reason)
+    return Plan(smaller, reason)
 
 
 def window_bytes(network: VGGTConfig, frames: int, size: tuple[int, int], dtype: torch.dtype, chunk: int) -> int:

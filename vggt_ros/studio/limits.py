@@ -9,6 +9,7 @@ import torch
 
 from vggt.config import VGGTConfig
 from vggt_ros.core.errors import SourceError
+from vggt_ros.core.planner import free_memory
 
 MOST_AT_ONCE = 64  # bound of window_size
 # Peak memory beyond the weights, per token and channel of the embedding, in float32: 470 MB for 8 frames of 196x252 of
@@ -60,20 +61,12 @@ def require_frames(count: int, mode: str, network: VGGTConfig, grid: tuple[int, 
 
 def frames_at_once(network: VGGTConfig, grid: tuple[int, int], memory: float) -> int:
     """How many frames of grid (height, width) one call of a network can take in so many free bytes; 64 at most."""
-    tokens = grid[0] // network.patch_size * (grid[1] // network.patch_size) + 1 + network.num_register_tokens
+    tokens = grid[0] // network.patch_size * (grid[1] // network.patch_size) + network.num_special_tokens
     per_frame = BYTES_PER_TOKEN_AND_CHANNEL * tokens * network.embed_dim
     return max(1, min(MOST_AT_ONCE, int(memory * USABLE / per_frame)))
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that can be had on a device."""
-    if device.type == 'cuda':
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open('/proc/meminfo') as file:
-            for line in file:
-                if line.startswith('MemAvailable:'):
-                    return float(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return float(os.sysconf('SC_PHYS_PAGES')) * os.sysconf('SC_PAGE_SIZE') / 2
+    """Memory that can be had on a device; half of the machine's where it does not tell."""
+    free = free_memory(device)
+    return float(os.sysconf('SC_PHYS_PAGES')) * os.sysconf('SC_PAGE_SIZE') / 2 if free is None else float(free)
