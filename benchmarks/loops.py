@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -80,13 +79,6 @@ class RenderedWalk:
         rows = [(stamp - START_NS) // FRAME_NS for stamp in stamps_ns]
         return self.reference.world_from_cam[rows], self._depth[rows], self._images[rows]
 
-    def floor_plan(self, points: int = 4000) -> np.ndarray:
-        """[N, 2] places on walls and solids as seen from above, for pictures; metres, of the first room."""
-        scene, rng = self.scenes[0], np.random.default_rng(0)
-        half = scene.room.half[0].numpy()
-        grid = rng.uniform(-1, 1, (40 * points, 3)) * np.array([half[0], half[1], 0]) + [0, 0, 0.8 * half[2]]
-        return grid[np.abs(scene.clearance(grid)) < 0.03][:points, :2]
-
 
 def walk_round(scene: Scene, frames: int, laps: float, rng: np.random.Generator) -> np.ndarray:
     """[frames, 4, 4] cam_from_world along an ellipse through the room, looking ahead and about; metres.
@@ -150,10 +142,3 @@ def _render(
         colours.append(colour)
         depths.append(depth)
     return torch.cat(colours), torch.cat(depths)
-
-
-def write_picture(path: Path, image: np.ndarray) -> None:
-    """Write [H, W, 3] uint8 RGB."""
-    import cv2
-
-    cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))

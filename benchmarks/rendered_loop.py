@@ -42,7 +42,7 @@ from vggt_ros.evaluate import evaluate
 
 TRUE_VIEW = 0.2  # share of the points of one visit that the other truly sees: a loop between them is true
 NEAR_M, NEAR_DEG = 0.5, 15.0  # visits so near each other ought to be found
-PIXELS, MARGIN_M = 480, 0.5  # of one picture from above
+PIXELS = 480  # of one picture from above
 
 
 class Remembering:

@@ -26,7 +26,6 @@ PINHOLE = 1  # COLMAP's number of the camera model with fx, fy, cx, cy
 MAX_POINTS = 100_000  # as many as larger reconstructions have; a track each makes more slow to open
 AGREE = 0.05  # of its depth: a point nearer than this to the surface that an image saw there is what it saw
 LEAST_TRACK = 2  # images that see a point; one alone triangulates nothing
-INVALID_POINT = 2**64 - 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,9 @@
-"""The path from frames to map updates, on one screen."""
+"""The path from frames to map updates."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +25,8 @@ from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import Predictor
 from vggt_ros.core.resolution import to_source_frame
 from vggt_ros.core.sky import without_sky
-from vggt_ros.core.submap import Map, StageTimes, Submap, Update
+from vggt_ros.core.stage_clock import StageClock, StageTimes
+from vggt_ros.core.submap import Map, Submap, Update
 from vggt_ros.core.window import Window, WindowBuffer
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ class Pipeline:
         self.bridge = Bridge(config, self.map, self.windows, self.back_end.withdraw)
         self.odometry = OdometryFrame()
         self._correction: Correction | None = None
-        self._ahead = _StageClock()  # what was done before the next window is complete
+        self._ahead = StageClock()  # what was done before the next window is complete
         self.statistics = Statistics()
         self._last: Frame | None = None
 
@@ -221,7 +220,7 @@ class Pipeline:
             self._ahead.anticipate(anticipate, frame)
 
     def _process(self, window: Window) -> Update:
-        clock, self._ahead = self._ahead, _StageClock()
+        clock, self._ahead = self._ahead, StageClock()
         ahead_s = clock.total_s
         clock.resume()
         try:
@@ -265,7 +264,7 @@ class Pipeline:
         log.warning('%s; going on with window_size %d and window_stride %d', error, now.size, now.stride)
         return _joined([self._process(part) for part in parts])
 
-    def _answer(self, clock: _StageClock, window: Window) -> Prediction:
+    def _answer(self, clock: StageClock, window: Window) -> Prediction:
         """What the network says; and what was solved beside it moves the map before the window is placed."""
         prediction = clock.network(self.predictor.predict, window)
         if self.config.mask.sky:
@@ -308,49 +307,6 @@ class Pipeline:
         self.statistics.degenerate += seam.status is SeamStatus.DEGENERATE
         self.statistics.refused += seam.refused + (seam.status is SeamStatus.REFUSED)
         self.statistics.bridged += seam.status is SeamStatus.BRIDGED
-
-
-class _StageClock:
-    """Seconds of one window by stage."""
-
-    def __init__(self) -> None:
-        self.times = StageTimes()
-        self._since = time.perf_counter()
-
-    @property
-    def total_s(self) -> float:
-        """Seconds of all stages."""
-        return float(sum(dataclasses.astuple(self.times)))
-
-    def resume(self) -> None:
-        """Begin to count anew; what was counted stays."""
-        self._since = time.perf_counter()
-
-    def anticipate(self, anticipate: Callable[[Frame], float], frame: Frame) -> None:
-        """Let the network look at a frame; resizing goes to prepare_s, the rest to network_s."""
-        self.resume()
-        prepare_s = anticipate(frame)
-        self._since += prepare_s
-        self._add('prepare_s', prepare_s)
-        self.stop('network_s')
-
-    def network(self, predict: Callable[[Window], Prediction], window: Window) -> Prediction:
-        """The answer of the network; its time goes to prepare_s and network_s."""
-        self.stop('align_s')
-        prediction = predict(window)
-        self._since += prediction.prepare_s
-        self._add('prepare_s', prediction.prepare_s)
-        self.stop('network_s')
-        return prediction
-
-    def stop(self, stage: str) -> None:
-        """What passed since the last stop belongs to this stage."""
-        now = time.perf_counter()
-        self._add(stage, now - self._since)
-        self._since = now
-
-    def _add(self, stage: str, seconds: float) -> None:
-        self.times = dataclasses.replace(self.times, **{stage: getattr(self.times, stage) + seconds})
 
 
 def _fitting(window: WindowConfig, predictor: Predictor) -> WindowConfig:

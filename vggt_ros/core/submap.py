@@ -17,10 +17,11 @@ from vggt_ros.core.metric.scale_report import ScaleReport
 from vggt_ros.core.motion import moving_pixels
 from vggt_ros.core.placement import Placement, Seam, SeamStatus
 from vggt_ros.core.prediction import Prediction
+from vggt_ros.core.stage_clock import StageTimes
 from vggt_ros.core.trail import Trail
 from vggt_ros.core.voxels import VoxelMap
 
-__all__ = ['Map', 'PlacedFrame', 'Placement', 'Seam', 'SeamStatus', 'StageTimes', 'Submap', 'Update', 'validity']
+__all__ = ['Map', 'PlacedFrame', 'Placement', 'Seam', 'SeamStatus', 'Submap', 'Update', 'validity']
 
 VOXEL_SLACK = 0.1  # of a voxel's edge: how far it may be off while the scale moves, before all are sorted anew
 PERCENTILE_STRIDE = 4  # every 4th row and column of the confidences: 1 part in 500 off, a tenth of the time
@@ -71,17 +72,6 @@ class PlacedFrame:
     camera: int = 0
     views: tuple[PlacedFrame, ...] = ()
     step_covariance: np.ndarray = field(default_factory=LOST.copy)
-
-
-@dataclass(frozen=True)
-class StageTimes:
-    """Seconds of one window by stage, for the report; not part of any message."""
-
-    prepare_s: float = 0.0  # resize, normalise, copy in
-    network_s: float = 0.0
-    align_s: float = 0.0
-    map_s: float = 0.0
-    loop_s: float = 0.0  # recognise places and look closely at them, wait for the graph
 
 
 @dataclass(frozen=True, eq=False)

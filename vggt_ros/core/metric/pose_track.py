@@ -29,11 +29,6 @@ class PoseTrack:
     def __len__(self) -> int:
         return len(self._stamps_ns)
 
-    @property
-    def newest_ns(self) -> int | None:
-        """Stamp of the newest pose."""
-        return self._stamps_ns[-1] if self._stamps_ns else None
-
     def add(self, stamp_ns: int, target_from_body: np.ndarray) -> None:
         """Take a [4, 4] rigid pose; one that is late by a little finds its place, one far back starts anew.
 

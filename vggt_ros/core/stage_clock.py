@@ -1,0 +1,66 @@
+"""Where the time of a window goes, stage by stage."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vggt_ros.core.frame import Frame
+from vggt_ros.core.prediction import Prediction
+from vggt_ros.core.window import Window
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Seconds of one window by stage, for the report; not part of any message."""
+
+    prepare_s: float = 0.0  # resize, normalise, copy in
+    network_s: float = 0.0
+    align_s: float = 0.0
+    map_s: float = 0.0
+    loop_s: float = 0.0  # recognise places and look closely at them, wait for the graph
+
+
+class StageClock:
+    """Seconds of one window by stage."""
+
+    def __init__(self) -> None:
+        self.times = StageTimes()
+        self._since = time.perf_counter()
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all stages."""
+        return float(sum(dataclasses.astuple(self.times)))
+
+    def resume(self) -> None:
+        """Begin to count anew; what was counted stays."""
+        self._since = time.perf_counter()
+
+    def anticipate(self, anticipate: Callable[[Frame], float], frame: Frame) -> None:
+        """Let the network look at a frame; resizing goes to prepare_s, the rest to network_s."""
+        self.resume()
+        prepare_s = anticipate(frame)
+        self._since += prepare_s
+        self._add('prepare_s', prepare_s)
+        self.stop('network_s')
+
+    def network(self, predict: Callable[[Window], Prediction], window: Window) -> Prediction:
+        """The answer of the network; its time goes to prepare_s and network_s."""
+        self.stop('align_s')
+        prediction = predict(window)
+        self._since += prediction.prepare_s
+        self._add('prepare_s', prediction.prepare_s)
+        self.stop('network_s')
+        return prediction
+
+    def stop(self, stage: str) -> None:
+        """What passed since the last stop belongs to this stage."""
+        now = time.perf_counter()
+        self._add(stage, now - self._since)
+        self._since = now
+
+    def _add(self, stage: str, seconds: float) -> None:
+        self.times = dataclasses.replace(self.times, **{stage: getattr(self.times, stage) + seconds})
