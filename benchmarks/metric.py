@@ -25,7 +25,7 @@ from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import Predictor
 from vggt_ros.core.trajectory import Trajectory
 from vggt_ros.decode_sensors import sample_points
-from vggt_ros.depth_error import DepthFolder
+from vggt_ros.results.depth_error import DepthFolder
 
 STEP_NOISE = 0.01  # of a step's length and turn
 PIXEL_NOISE = 0.01  # of a pixel's depth

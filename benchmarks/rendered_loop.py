@@ -38,7 +38,7 @@ from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import Predictor, make_predictor
 from vggt_ros.core.trajectory import Trajectory, umeyama
 from vggt_ros.core.window import Window
-from vggt_ros.evaluate import evaluate
+from vggt_ros.results.evaluate import evaluate
 
 TRUE_VIEW = 0.2  # share of the points of one visit that the other truly sees: a loop between them is true
 NEAR_M, NEAR_DEG = 0.5, 15.0  # visits so near each other ought to be found

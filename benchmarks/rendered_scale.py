@@ -27,7 +27,7 @@ from benchmarks.rendered_loop import Remembering
 from benchmarks.simulated import Errors, SimulatedPredictor
 from vggt_ros.core.config import Config
 from vggt_ros.core.predictor import Predictor, make_predictor
-from vggt_ros.evaluate import evaluate
+from vggt_ros.results.evaluate import evaluate
 
 CONFIG = Config().with_values({'loop_closure': False, 'voxel_size': 0.2, 'cloud_stride': 4, 'path_max_size': 1})
 

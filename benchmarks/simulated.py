@@ -23,9 +23,9 @@ from vggt_ros.core.loops.retrieval import describe
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.trajectory import Trajectory
 from vggt_ros.core.window import Window
-from vggt_ros.depth_error import DepthFolder
-from vggt_ros.source import open_source
-from vggt_ros.tum import read_tum
+from vggt_ros.recorded.source import open_source
+from vggt_ros.results.depth_error import DepthFolder
+from vggt_ros.results.tum import read_tum
 
 WIDTH, PATCH = 112, 14  # the grid; alignment looks at 8192 points of a seam, and four frames have 37632 of this
 LARGEST_SCALE = 3.0  # a window's unit is a third of a metre to three; systems over VGGT report scales of 1.6 to 3.1

@@ -45,7 +45,7 @@ from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.submap import SeamStatus, Update
 from vggt_ros.core.trajectory import Trajectory, umeyama
-from vggt_ros.evaluate import evaluate
+from vggt_ros.results.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_ERRORS = Errors()

@@ -15,7 +15,7 @@ from rclpy.duration import Duration
 from rclpy.time import Time
 from sensor_msgs_py import point_cloud2
 
-from vggt_ros.report import Check
+from vggt_ros.results.report import Check
 
 PER_FRAME = (
     '~/odom', '~/pose', '~/camera_pose', '~/depth/image_rect', '~/depth/camera_info', '~/rgb/image_rect_color',

@@ -19,7 +19,7 @@ from vggt_ros.core.memory import keep_freed_memory
 COMMANDS = {
     'run': ('vggt_ros.run', 'turn a bag, a video or a folder of images into depth, clouds and poses'),
     'replay': ('vggt_ros.replay', 'play a recording into live topics'),
-    'evaluate': ('vggt_ros.evaluate', 'how good a result is, against a true trajectory and measured depth'),
+    'evaluate': ('vggt_ros.results.evaluate', 'how good a result is, against a true trajectory and measured depth'),
     'demo': ('vggt_ros.demo', 'start the node, replay the clip that ships with the package, check what it publishes'),
     'studio': ('vggt_ros.studio.server', 'a web page: drop images, a video or a bag, look at the 3D'),
     'view': ('vggt_ros.studio.view', 'a running node or a bag of its results in the browser'),

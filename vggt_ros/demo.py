@@ -74,10 +74,10 @@ def run_demo(out: Path, clip: Path, config: Config, count: int = 0, speed: float
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
+    from vggt_ros.recorded.source import open_source
     from vggt_ros.replay import FrameTape
-    from vggt_ros.result_bag import ResultBag
+    from vggt_ros.results.result_bag import ResultBag
     from vggt_ros.run import FILES
-    from vggt_ros.source import open_source
 
     for name in (*FILES, 'report.html', 'metadata.yaml', 'node.log'):
         (out / name).unlink(missing_ok=True)
@@ -151,7 +151,7 @@ class _Demo:
 
         from vggt_ros.checks import LiveChecks
         from vggt_ros.record import Recorder
-        from vggt_ros.report import Report
+        from vggt_ros.results.report import Report
 
         self._node, self._bag, self._process, self._tape = node, bag, process, tape
         model = 'no network (backend fake)' if config.model.backend == 'fake' else config.model.source
@@ -185,7 +185,7 @@ class _Demo:
 
     def finish(self, out: Path) -> Any:
         """Check what was recorded and write the report."""
-        from vggt_ros.report import STAGES, Check
+        from vggt_ros.results.report import STAGES, Check
         from vggt_ros.run import write_files
 
         report = self._report

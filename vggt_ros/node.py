@@ -28,25 +28,25 @@ from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import make_predictor
 from vggt_ros.dds import make_room_for_images
 from vggt_ros.decode import stamp_ns
-from vggt_ros.diagnostics import Health, Rate, diagnostics, hardware
 from vggt_ros.encode import Encoder
-from vggt_ros.inputs import Inputs
-from vggt_ros.mailbox import Mailbox
-from vggt_ros.mask_inputs import MaskInputs
+from vggt_ros.live.diagnostics import Health, Rate, diagnostics, hardware
+from vggt_ros.live.inputs import Inputs
+from vggt_ros.live.mailbox import Mailbox
+from vggt_ros.live.mask_inputs import MaskInputs
+from vggt_ros.live.outputs import Outputs
+from vggt_ros.live.ros_log import RosLogHandler
+from vggt_ros.live.save_services import SaveServices
+from vggt_ros.live.sensors import Sensors
+from vggt_ros.live.tf_watch import TfWatch
+from vggt_ros.live.transforms import RobotTransforms, TfMounts
+from vggt_ros.live.worker import Worker, explain
 from vggt_ros.masks import Masks
 from vggt_ros.messages import ros_messages
 from vggt_ros.moments import Moments
-from vggt_ros.outputs import Outputs
 from vggt_ros.parameters import Parameters
-from vggt_ros.ros_log import RosLogHandler
-from vggt_ros.save_services import SaveServices
-from vggt_ros.scene import Scene, Snapshot
-from vggt_ros.sensors import Sensors
-from vggt_ros.tf_watch import TfWatch
+from vggt_ros.results.scene import Scene, Snapshot
 from vggt_ros.throttle import Throttle
 from vggt_ros.topics import NODE_NAME, TOPICS
-from vggt_ros.transforms import RobotTransforms, TfMounts
-from vggt_ros.worker import Worker, explain
 
 log = logging.getLogger('vggt_ros.node')  # also where this file is run as __main__
 

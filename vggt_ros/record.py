@@ -11,7 +11,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message
 
 from vggt_ros.messages import ros_messages
-from vggt_ros.result_bag import ResultBag
+from vggt_ros.results.result_bag import ResultBag
 from vggt_ros.topics import NODE_NAME, TOPICS, Topic, resolve
 
 QUEUE = 100  # messages kept while one is written

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.messages import bag_typestore
-from vggt_ros.recording import RecordedTopic, Recording, open_recording
-from vggt_ros.source import Source, is_bag, open_source
+from vggt_ros.recorded.recording import RecordedTopic, Recording, open_recording
+from vggt_ros.recorded.source import Source, is_bag, open_source
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,6 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
-from vggt_ros.colmap import image_name
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import EncodingError, OutputError, SourceError, VggtRosError
 from vggt_ros.core.frame import Frame
@@ -30,17 +29,18 @@ from vggt_ros.core.rig import Rig
 from vggt_ros.core.submap import PlacedFrame, Update
 from vggt_ros.core.views import View
 from vggt_ros.encode import Encoder, standalone_tf_static
-from vggt_ros.exports import describe_frame, glb_scene, ply_cloud, tum_trajectory, write_atomically
 from vggt_ros.flags import add_setting_flags, config_from_flags
 from vggt_ros.messages import bag_messages
-from vggt_ros.recorded_masks import masks_of
-from vggt_ros.recorded_sensors import open_sensors
-from vggt_ros.report import Report
-from vggt_ros.report_page import render
-from vggt_ros.result_bag import ResultBag
-from vggt_ros.scene import Scene, scene_files
-from vggt_ros.source import Source, open_source
-from vggt_ros.static_tf import StaticTransforms
+from vggt_ros.recorded.masks import masks_of
+from vggt_ros.recorded.sensors import open_sensors
+from vggt_ros.recorded.source import Source, open_source
+from vggt_ros.recorded.static_tf import StaticTransforms
+from vggt_ros.results.colmap import image_name
+from vggt_ros.results.exports import describe_frame, glb_scene, ply_cloud, tum_trajectory, write_atomically
+from vggt_ros.results.report import Report
+from vggt_ros.results.report_page import render
+from vggt_ros.results.result_bag import ResultBag
+from vggt_ros.results.scene import Scene, scene_files
 from vggt_ros.topics import TOPIC, camera_topic, topics_of
 
 log = logging.getLogger(__name__)

@@ -23,14 +23,14 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.typesys import Stores, get_typestore
 
-from vggt_ros.bag import BagSource
 from vggt_ros.core.errors import EncodingError, SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.encode import MessageMaker
 from vggt_ros.messages import bag_messages
-from vggt_ros.recording import open_recording
-from vggt_ros.result_bag import ResultBag
-from vggt_ros.source import open_source
+from vggt_ros.recorded.bag import BagSource
+from vggt_ros.recorded.recording import open_recording
+from vggt_ros.recorded.source import open_source
+from vggt_ros.results.result_bag import ResultBag
 
 TYPES = bag_messages()
 IMAGE, INFO = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CameraInfo'

@@ -9,9 +9,9 @@ import numpy as np
 import pycolmap
 import pytest
 
-from vggt_ros.colmap import Model, binary_files, image_name, make_model, text_files
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, move_points
 from vggt_ros.core.views import View
+from vggt_ros.results.colmap import Model, binary_files, image_name, make_model, text_files
 
 SIZE = (30, 40)
 K = np.array([[40.0, 0.0, 19.5], [0.0, 42.0, 14.0], [0.0, 0.0, 1.0]])

@@ -10,7 +10,6 @@ import pytest
 from recordings import START_NS, coloured_image, compressed_message, image_message, info_message
 from rosbags.image import message_to_cvimage
 
-from vggt_ros.bag import convert_image
 from vggt_ros.core.errors import EncodingError, ShapeError
 from vggt_ros.decode import (
     SUPPORTED,
@@ -23,6 +22,7 @@ from vggt_ros.decode import (
     is_distorted,
 )
 from vggt_ros.messages import MessageTypes, bag_messages
+from vggt_ros.recorded.bag import convert_image
 
 BAYER = {'rggb': ((0, 1), (1, 2)), 'bggr': ((2, 1), (1, 0)), 'gbrg': ((1, 2), (0, 1)), 'grbg': ((1, 0), (2, 1))}
 K = np.array([[500.0, 0, 319.5], [0, 510.0, 239.5], [0, 0, 1]])

@@ -70,7 +70,7 @@ def test_sentences_quoted_for_finding_faults_are_those_of_the_node() -> None:
     quoted = [line.split('|')[2].strip() for line in table.splitlines() if line.startswith('|')]
     sentences = [cell.strip('`') for cell in quoted if cell.startswith('`') and cell.endswith('`')]
     assert len(sentences) > 6
-    code = ' '.join(path.read_text() for path in (ROOT / 'vggt_ros').glob('*.py'))
+    code = ' '.join(path.read_text() for path in (ROOT / 'vggt_ros').rglob('*.py'))
     code = re.sub(r'\{[^}]*\}', '...', re.sub(r"'\s*\n\s*f?'", '', code))  # f-strings over several lines
     for sentence in sentences:
         for part in sentence.split('...'):

@@ -19,12 +19,12 @@ from vggt_ros.core.config import Config
 from vggt_ros.core.errors import SourceError, TrajectoryError
 from vggt_ros.core.geometry import Sim3
 from vggt_ros.core.trajectory import Trajectory
-from vggt_ros.depth_error import DepthFolder, score
-from vggt_ros.evaluate import evaluate
-from vggt_ros.exports import tum_trajectory
+from vggt_ros.recorded.source import open_source
+from vggt_ros.results.depth_error import DepthFolder, score
+from vggt_ros.results.evaluate import evaluate
+from vggt_ros.results.exports import tum_trajectory
+from vggt_ros.results.tum import read_tum
 from vggt_ros.run import run
-from vggt_ros.source import open_source
-from vggt_ros.tum import read_tum
 
 Find = Callable[[str], Path]
 

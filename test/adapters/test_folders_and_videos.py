@@ -12,7 +12,7 @@ import pytest
 from recordings import coloured_image, read_tum
 
 from vggt_ros.core.errors import EncodingError, SourceError
-from vggt_ros.source import open_source
+from vggt_ros.recorded.source import open_source
 
 CAMERA = {'width': 64, 'height': 48, 'fx': 60.0, 'fy': 61.0, 'cx': 31.5, 'cy': 23.5}
 

@@ -20,9 +20,9 @@ from vggt_ros.core.predictor import make_predictor
 from vggt_ros.decode import decode_frame
 from vggt_ros.masks import Masks, decode_mask, read_mask
 from vggt_ros.messages import bag_messages
-from vggt_ros.recorded_masks import masks_of
+from vggt_ros.recorded.masks import masks_of
+from vggt_ros.recorded.source import open_source
 from vggt_ros.rectify import Rectifiers
-from vggt_ros.source import open_source
 
 TYPES = bag_messages()
 SIZE = (48, 64)

@@ -26,10 +26,10 @@ from vggt_ros.core.metric.evidence import MAX_POINTS, Evidence
 from vggt_ros.core.predictor import FakePredictor
 from vggt_ros.decode_sensors import add_imu, add_odometry, decode_depth, decode_points, sample_points
 from vggt_ros.messages import bag_messages
-from vggt_ros.recorded_sensors import open_sensors
-from vggt_ros.recorded_tf import RecordedTransforms
+from vggt_ros.recorded.sensors import open_sensors
+from vggt_ros.recorded.source import open_source
+from vggt_ros.recorded.tf import RecordedTransforms
 from vggt_ros.run import run
-from vggt_ros.source import open_source
 
 TYPES = bag_messages()
 K = np.array([[60.0, 0, 31.5], [0, 60, 23.5], [0, 0, 1]])

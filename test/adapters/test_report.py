@@ -22,7 +22,8 @@ from vggt_ros.core.errors import OutputError
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL
 from vggt_ros.core.placement import SeamStatus
 from vggt_ros.encode import Encoder
-from vggt_ros.exports import (
+from vggt_ros.messages import MessageTypes, bag_messages
+from vggt_ros.results.exports import (
     describe_frame,
     frusta,
     glb_scene,
@@ -31,9 +32,8 @@ from vggt_ros.exports import (
     tum_trajectory,
     write_atomically,
 )
-from vggt_ros.messages import MessageTypes, bag_messages
-from vggt_ros.report import PICTURES, Check, Report
-from vggt_ros.report_page import render
+from vggt_ros.results.report import PICTURES, Check, Report
+from vggt_ros.results.report_page import render
 
 RNG = np.random.default_rng(0)
 XYZ = RNG.uniform(-1, 1, (500, 3)).astype(np.float32)

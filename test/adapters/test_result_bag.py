@@ -12,13 +12,13 @@ from recordings import START_NS, coloured_image, image_message, placed_frame, re
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability, QosReliability
 
-from vggt_ros import result_bag
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import OutputError
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL
 from vggt_ros.encode import Encoder
 from vggt_ros.messages import bag_messages
-from vggt_ros.result_bag import ResultBag
+from vggt_ros.results import result_bag
+from vggt_ros.results.result_bag import ResultBag
 from vggt_ros.topics import TOPIC, TOPICS, resolve
 
 BIG = image_message(bag_messages(), np.zeros((600, 600, 3), np.uint8), 'rgb8')  # a megabyte

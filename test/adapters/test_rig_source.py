@@ -14,9 +14,9 @@ from vggt_ros.core.config import Config
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.predictor import FakePredictor
 from vggt_ros.messages import bag_messages
-from vggt_ros.recorded_masks import masks_of
+from vggt_ros.recorded.masks import masks_of
+from vggt_ros.recorded.source import open_source
 from vggt_ros.run import run
-from vggt_ros.source import open_source
 from vggt_ros.topics import resolve
 
 TYPES = bag_messages()

@@ -34,7 +34,6 @@ from recordings import (
 from rosbags.highlevel import AnyReader
 
 from vggt.weights import shipped_names
-from vggt_ros import exports
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import EncodingError, OutputError, PredictionError, SourceError
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid
@@ -42,10 +41,11 @@ from vggt_ros.core.predictor import FakePredictor
 from vggt_ros.decode import stamp_ns
 from vggt_ros.encode import MessageMaker
 from vggt_ros.messages import bag_messages
-from vggt_ros.report import STAGES, Report
-from vggt_ros.result_bag import ResultBag
+from vggt_ros.recorded.source import open_source
+from vggt_ros.results import exports
+from vggt_ros.results.report import STAGES, Report
+from vggt_ros.results.result_bag import ResultBag
 from vggt_ros.run import FILES, run
-from vggt_ros.source import open_source
 from vggt_ros.topics import TOPIC, resolve
 
 TYPES = bag_messages()

@@ -16,8 +16,8 @@ from vggt_ros.cli import main
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import OutputError
 from vggt_ros.core.predictor import FakePredictor
+from vggt_ros.recorded.source import open_source
 from vggt_ros.run import EXPORTS, run
-from vggt_ros.source import open_source
 
 FAKE = Config().with_values({'backend': 'fake', 'window_size': 4, 'window_stride': 2})
 

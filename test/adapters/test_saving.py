@@ -22,8 +22,8 @@ from vggt_ros.core.config import SAVE_FORMATS, Config
 from vggt_ros.core.errors import ConfigError, OutputError
 from vggt_ros.core.geometry import Sim3
 from vggt_ros.core.submap import Update
-from vggt_ros.saving import explain, save_directory, write_folder
-from vggt_ros.scene import Scene, scene_files
+from vggt_ros.results.saving import explain, save_directory, write_folder
+from vggt_ros.results.scene import Scene, scene_files
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.encode import MessageMaker
 from vggt_ros.messages import bag_messages
-from vggt_ros.static_tf import StaticTransforms
+from vggt_ros.recorded.static_tf import StaticTransforms
 
 MAKE = MessageMaker(bag_messages())
 

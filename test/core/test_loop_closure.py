@@ -22,8 +22,8 @@ from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import VggtPredictor
 from vggt_ros.core.trajectory import umeyama
 from vggt_ros.core.window import Window
+from vggt_ros.recorded.static_tf import StaticTransforms
 from vggt_ros.run import run as run_offline
-from vggt_ros.static_tf import StaticTransforms
 
 LAP = 60  # frames of scene.walk: from there on it stands where it stood
 COUNT = 84

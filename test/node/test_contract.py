@@ -26,9 +26,9 @@ from tf2_msgs.msg import TFMessage
 from vggt_ros.core.config import Setting, settings
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.submap import Map
+from vggt_ros.live.worker import Worker
 from vggt_ros.node import VggtNode, saying_so
 from vggt_ros.topics import TOPICS, resolve
-from vggt_ros.worker import Worker
 
 SMALL = {'standalone': True, 'window_size': 4, 'window_stride': 2}
 SETTINGS = {one.name: one for one in settings()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vggt_ros.correction import MapToOdom
+from vggt_ros.live.correction import MapToOdom
 
 STAMP = 1_700_000_000_123_456_789
 AHEAD_S = 0.1

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from vggt_ros.mailbox import Mailbox
+from vggt_ros.live.mailbox import Mailbox
 
 
 class Clock:

@@ -18,8 +18,8 @@ from vggt_ros.core.config import Config
 from vggt_ros.core.frame import Frame
 from vggt_ros.messages import bag_typestore, ros_messages
 from vggt_ros.node import VggtNode
+from vggt_ros.recorded.static_tf import StaticTransforms
 from vggt_ros.run import run
-from vggt_ros.static_tf import StaticTransforms
 from vggt_ros.topics import TOPICS, resolve
 
 COUNT, SIZE, STRIDE = 12, 4, 2

@@ -22,7 +22,7 @@ from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.encode import MessageMaker
 from vggt_ros.messages import bag_messages, bag_typestore
-from vggt_ros.recording import open_recording
+from vggt_ros.recorded.recording import open_recording
 from vggt_ros.replay import BagTape, FrameTape, Player, TapeMessage, TapeTopic, open_tape
 
 STEP_NS = 100_000_000

@@ -25,8 +25,8 @@ from vggt_ros.core.config import Config
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.predictor import FakePredictor
 from vggt_ros.node import VggtNode
+from vggt_ros.recorded.static_tf import StaticTransforms
 from vggt_ros.run import run
-from vggt_ros.static_tf import StaticTransforms
 
 NAMES = ('front', 'side')
 RIG = {'camera_names': 'front,side', 'window_size': 4, 'window_stride': 2, 'confidence_percentile': 0.0}

@@ -234,7 +234,7 @@ def test_an_odometry_that_moves_elsewhere_than_the_images_is_told(
 def test_a_dead_odometry_is_named_with_its_topic(
     robot: Robot, make_node: MakeNode, clip: Clip, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('vggt_ros.sensors.SILENCE_S', 0.5)
+    monkeypatch.setattr('vggt_ros.live.sensors.SILENCE_S', 0.5)
     publish_mount(robot)
     robot.start_camera()
     robot.listen(DiagnosticArray, '/diagnostics')

@@ -7,10 +7,10 @@ import rclpy
 from rclpy.node import Node
 
 from vggt_ros.core.errors import PredictionError
-from vggt_ros.inputs import resolve_topics
-from vggt_ros.silence import Silence
+from vggt_ros.live.inputs import resolve_topics
+from vggt_ros.live.silence import Silence
+from vggt_ros.live.worker import explain
 from vggt_ros.throttle import Throttle
-from vggt_ros.worker import explain
 
 
 class Clock:

@@ -14,8 +14,8 @@ pytest.importorskip('viser', reason='the live view needs the extra: pip install 
 
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import SourceError
+from vggt_ros.recorded.source import open_source
 from vggt_ros.run import run
-from vggt_ros.source import open_source
 from vggt_ros.studio.live import LiveScene, points_of
 from vggt_ros.studio.view import show_bag
 

@@ -12,7 +12,7 @@ import pytest
 from material import wall
 
 from vggt_ros.core.errors import ConfigError, SourceError
-from vggt_ros.exports import write_atomically
+from vggt_ros.results.exports import write_atomically
 from vggt_ros.studio.guard import COOKIE, LOOPBACK, Guard, token_of
 from vggt_ros.studio.limits import frames_at_once
 from vggt_ros.studio.networks import Networks

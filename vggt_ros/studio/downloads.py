@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vggt_ros.colmap import binary_files, image_name, make_model
 from vggt_ros.core.geometry import invert_rigid, move_points
 from vggt_ros.core.submap import PlacedFrame
 from vggt_ros.core.views import View as Keyframe
-from vggt_ros.exports import describe_frame, ply_cloud, tum_trajectory, write_atomically
+from vggt_ros.results.colmap import binary_files, image_name, make_model
+from vggt_ros.results.exports import describe_frame, ply_cloud, tum_trajectory, write_atomically
 from vggt_ros.studio.predictions import Predictions
 from vggt_ros.studio.scene import Cloud, View, select_cloud
 

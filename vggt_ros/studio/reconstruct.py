@@ -14,9 +14,9 @@ from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import Predictor
 from vggt_ros.core.submap import PlacedFrame, Update
-from vggt_ros.report import Report
+from vggt_ros.recorded.source import Source
+from vggt_ros.results.report import Report
 from vggt_ros.run import run
-from vggt_ros.source import Source
 from vggt_ros.studio.networks import WatchedNetwork
 from vggt_ros.studio.predictions import Predictions
 

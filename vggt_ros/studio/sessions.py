@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vggt_ros.core.errors import SourceError
-from vggt_ros.exports import write_atomically
+from vggt_ros.results.exports import write_atomically
 
 TOKEN = re.compile(r'[A-Za-z0-9_-]{43}')  # secrets.token_urlsafe(32): 256 bits, not to be guessed
 UPLOAD = re.compile(r'upload_[0-9a-f]{16}')

@@ -15,12 +15,12 @@ import numpy as np
 
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
-from vggt_ros.images import IMAGE_SUFFIXES
-from vggt_ros.recording import BAG_SUFFIXES
-from vggt_ros.source import Source, is_bag, open_source
-from vggt_ros.static_tf import StaticTransforms
+from vggt_ros.recorded.images import IMAGE_SUFFIXES
+from vggt_ros.recorded.recording import BAG_SUFFIXES
+from vggt_ros.recorded.source import Source, is_bag, open_source
+from vggt_ros.recorded.static_tf import StaticTransforms
+from vggt_ros.recorded.video import VIDEO_SUFFIXES
 from vggt_ros.studio.limits import Limits
-from vggt_ros.video import VIDEO_SUFFIXES
 
 KINDS = ('images', 'video', 'bag')
 PREVIEWS, PREVIEW_WIDTH = 24, 320  # pictures in the gallery

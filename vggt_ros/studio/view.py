@@ -73,7 +73,7 @@ def show_bag(
     Raises:
         SourceError: no bag, or none of the messages in it.
     """
-    from vggt_ros.recording import open_recording
+    from vggt_ros.recorded.recording import open_recording
 
     names = _names(node)
     recording = open_recording(path)

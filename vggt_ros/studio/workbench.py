@@ -23,7 +23,7 @@ from vggt_ros.core.errors import SourceError, VggtRosError
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.predictor import Predictor, fitting_width
 from vggt_ros.encode import colour_depth
-from vggt_ros.exports import write_atomically
+from vggt_ros.results.exports import write_atomically
 from vggt_ros.studio.downloads import cloud_file, write_fixed
 from vggt_ros.studio.examples import EXAMPLES
 from vggt_ros.studio.limits import Limits, require_frames

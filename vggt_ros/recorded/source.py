@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from vggt_ros.bag import BagSource
 from vggt_ros.core.config import RigConfig
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
-from vggt_ros.images import ImageFolderSource
 from vggt_ros.masks import FindMask
-from vggt_ros.recording import BAG_SUFFIXES, STORAGE_SUFFIXES
-from vggt_ros.rig_source import RigSource
-from vggt_ros.static_tf import StaticTransforms
-from vggt_ros.video import VIDEO_SUFFIXES, VideoSource
+from vggt_ros.recorded.bag import BagSource
+from vggt_ros.recorded.images import ImageFolderSource
+from vggt_ros.recorded.recording import BAG_SUFFIXES, STORAGE_SUFFIXES
+from vggt_ros.recorded.rig_source import RigSource
+from vggt_ros.recorded.static_tf import StaticTransforms
+from vggt_ros.recorded.video import VIDEO_SUFFIXES, VideoSource
 
 
 class Source(Protocol):

@@ -10,7 +10,7 @@ from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.metric.pose_track import PoseTrack
 from vggt_ros.decode import stamp_ns
 from vggt_ros.decode_sensors import pose_matrix
-from vggt_ros.static_tf import StaticTransforms
+from vggt_ros.recorded.static_tf import StaticTransforms
 
 
 class RecordedTransforms:

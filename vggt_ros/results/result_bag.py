@@ -10,8 +10,8 @@ from typing import IO, Any, NoReturn
 
 from vggt_ros import __version__
 from vggt_ros.core.errors import OutputError
-from vggt_ros.exports import write_atomically
 from vggt_ros.messages import bag_typestore
+from vggt_ros.results.exports import write_atomically
 from vggt_ros.topics import NODE_NAME, resolve, topics_of
 
 CHUNK_BYTES = 1 << 20  # a chunk is the unit of compression and of seeking; 1 MiB is the recorders' default

@@ -17,8 +17,8 @@ import numpy as np
 from vggt_ros import __version__
 from vggt_ros.core.placement import SeamStatus
 from vggt_ros.encode import colour_depth
-from vggt_ros.exports import frusta
-from vggt_ros.report import Report
+from vggt_ros.results.exports import frusta
+from vggt_ros.results.report import Report
 
 PICTURE_WIDTH = 400  # pixels; a pair is shown at most so wide
 VIEWER_POINTS = 150_000  # 1.8 MB in the page

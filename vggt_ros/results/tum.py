@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from vggt_ros.core.errors import SourceError, TrajectoryError
 from vggt_ros.core.trajectory import Trajectory
-from vggt_ros.images import seconds_to_ns
+from vggt_ros.recorded.images import seconds_to_ns
 
 LAYOUT = 'a line of a TUM trajectory is "stamp tx ty tz qx qy qz qw"'
 TOO_LATE_S = 9_000_000_000  # int64 nanoseconds end soon after, in 2262; such "seconds" were a smaller unit

@@ -14,9 +14,9 @@ from vggt_ros.core.errors import EncodingError, ShapeError, SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.decode import CameraInfoCache, decode_frame, is_depth, is_distorted, stamp_ns
 from vggt_ros.masks import FindMask
-from vggt_ros.recording import RecordedMessage, RecordedTopic, open_recording
+from vggt_ros.recorded.recording import RecordedMessage, RecordedTopic, open_recording
+from vggt_ros.recorded.static_tf import StaticTransforms
 from vggt_ros.rectify import Rectifiers
-from vggt_ros.static_tf import StaticTransforms
 
 log = logging.getLogger(__name__)
 

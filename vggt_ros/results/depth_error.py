@@ -11,10 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vggt_ros.bag import open_recording
 from vggt_ros.core.errors import SourceError
 from vggt_ros.decode import stamp_ns
-from vggt_ros.images import seconds_to_ns
+from vggt_ros.recorded.bag import open_recording
+from vggt_ros.recorded.images import seconds_to_ns
 
 DELTA = 1.25  # Source: Eigen et al., Depth Map Prediction from a Single Image, NIPS 2014, sec. 4.3
 

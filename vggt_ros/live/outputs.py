@@ -11,10 +11,10 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from tf2_ros import StaticTransformBroadcaster, TransformBroadcaster
 
 from vggt_ros.core.config import Config
-from vggt_ros.correction import MapToOdom
 from vggt_ros.encode import MessageMaker, Output, standalone_tf_static
+from vggt_ros.live.correction import MapToOdom
+from vggt_ros.live.tf_watch import SentTransforms
 from vggt_ros.messages import ros_messages
-from vggt_ros.tf_watch import SentTransforms
 from vggt_ros.topics import Topic, topics_of
 
 

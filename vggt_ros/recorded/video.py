@@ -12,7 +12,7 @@ from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.decode import DEFAULT_FRAME_ID
 from vggt_ros.masks import FindMask
-from vggt_ros.static_tf import StaticTransforms
+from vggt_ros.recorded.static_tf import StaticTransforms
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from vggt_ros.core.metric.scale_report import ScaleReport, ScaleState
 from vggt_ros.core.pipeline import Statistics
 from vggt_ros.core.rig import RigFit
 from vggt_ros.core.submap import Seam, SeamStatus
-from vggt_ros.mailbox import Mailbox
+from vggt_ros.live.mailbox import Mailbox
+from vggt_ros.live.tally import Tally
 from vggt_ros.moments import Moments
-from vggt_ros.tally import Tally
 
 
 @dataclass(frozen=True)

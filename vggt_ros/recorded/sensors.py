@@ -12,10 +12,10 @@ from vggt_ros.core.errors import EncodingError, ShapeError, SourceError
 from vggt_ros.core.metric.evidence import Evidence
 from vggt_ros.decode import DEFAULT_FRAME_ID, is_depth, stamp_ns
 from vggt_ros.decode_sensors import add_cloud, add_depth, add_imu, add_odometry, sample_points
-from vggt_ros.depth_error import DepthFolder
-from vggt_ros.recorded_tf import RecordedTransforms
-from vggt_ros.recording import RecordedMessage, open_recording
-from vggt_ros.source import is_bag
+from vggt_ros.recorded.recording import RecordedMessage, open_recording
+from vggt_ros.recorded.source import is_bag
+from vggt_ros.recorded.tf import RecordedTransforms
+from vggt_ros.results.depth_error import DepthFolder
 from vggt_ros.throttle import Throttle
 
 log = logging.getLogger(__name__)

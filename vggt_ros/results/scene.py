@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vggt_ros.colmap import binary_files, make_model, text_files
 from vggt_ros.core.config import SAVE_FORMATS, Config
 from vggt_ros.core.geometry import Sim3, invert_rigid
 from vggt_ros.core.submap import PlacedFrame, Update
 from vggt_ros.core.views import View, Views
-from vggt_ros.exports import describe_frame, glb_scene, pcd_cloud, ply_cloud, tum_trajectory
+from vggt_ros.results.colmap import binary_files, make_model, text_files
+from vggt_ros.results.exports import describe_frame, glb_scene, pcd_cloud, ply_cloud, tum_trajectory
 
 MAX_POSES = 100_000  # of the way that is remembered, 14 MB: three hours at 10 a second
 

@@ -15,9 +15,9 @@ from std_srvs.srv import Trigger
 
 from vggt_ros.core.config import SaveConfig
 from vggt_ros.core.errors import OutputError, VggtRosError
-from vggt_ros.exports import write_atomically
-from vggt_ros.saving import new_name, save_directory, write_folder
-from vggt_ros.scene import Snapshot, scene_files, trajectory_file
+from vggt_ros.results.exports import write_atomically
+from vggt_ros.results.saving import new_name, save_directory, write_folder
+from vggt_ros.results.scene import Snapshot, scene_files, trajectory_file
 
 log = logging.getLogger(__name__)
 

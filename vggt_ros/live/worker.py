@@ -23,16 +23,16 @@ from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import RigPredictor
 from vggt_ros.core.rig import Rig
 from vggt_ros.core.submap import Update
-from vggt_ros.correction import MapToOdom
 from vggt_ros.decode import CameraInfoCache, decode_frame, is_distorted, stamp_ns
 from vggt_ros.encode import Encoder, Output
-from vggt_ros.mailbox import Letter, Mailbox
+from vggt_ros.live.correction import MapToOdom
+from vggt_ros.live.mailbox import Letter, Mailbox
+from vggt_ros.live.silence import Silence
+from vggt_ros.live.tally import Tally
 from vggt_ros.masks import Masks
 from vggt_ros.moments import Moment
 from vggt_ros.rectify import Rectifiers
-from vggt_ros.scene import Scene, Snapshot
-from vggt_ros.silence import Silence
-from vggt_ros.tally import Tally
+from vggt_ros.results.scene import Scene, Snapshot
 from vggt_ros.throttle import Throttle
 
 log = logging.getLogger(__name__)

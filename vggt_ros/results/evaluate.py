@@ -25,10 +25,10 @@ from vggt_ros.core.trajectory import (
     rms,
     umeyama,
 )
-from vggt_ros.depth_error import DepthError, DepthFolder, measure_depth
-from vggt_ros.exports import write_atomically
-from vggt_ros.trajectory_plot import plot_trajectory
-from vggt_ros.tum import read_tum
+from vggt_ros.results.depth_error import DepthError, DepthFolder, measure_depth
+from vggt_ros.results.exports import write_atomically
+from vggt_ros.results.trajectory_plot import plot_trajectory
+from vggt_ros.results.tum import read_tum
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import EncodingError, SourceError
 from vggt_ros.masks import FindMask, Masks
-from vggt_ros.recording import open_recording
+from vggt_ros.recorded.recording import open_recording
 
 
 def masks_of(path: Path, config: Config, topics: str = '') -> tuple[FindMask, ...]:

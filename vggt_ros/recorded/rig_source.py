@@ -7,13 +7,13 @@ import heapq
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vggt_ros.bag import BagSource
 from vggt_ros.core.config import RigConfig
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.masks import FindMask
 from vggt_ros.moments import Moment, Moments
-from vggt_ros.static_tf import StaticTransforms
+from vggt_ros.recorded.bag import BagSource
+from vggt_ros.recorded.static_tf import StaticTransforms
 
 
 class RigSource:

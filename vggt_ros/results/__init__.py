@@ -1,0 +1,1 @@
+"""What a run leaves behind: result bag, report, map and trajectory files, and how good they are."""
