@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -130,7 +130,7 @@ class _Job:
         self.encoder = Encoder(config, self.messages, self.pipeline.points)
         self.bag = ResultBag(out / 'result.mcap', cameras=config.rig.cameras)
         self.export, self.scene = export, Scene(config, is_thinned=False)  # the keyframe settings thin
-        self.report = Report(str(source.path), config, *_describe(config, predictor))
+        self.report = Report(str(source.path), config, *describe_network(config, predictor))
         self.base_from_cam: np.ndarray | None = None
         self._mounted: set[int] = set()
         # The report shows the reference camera under the names of the table.
@@ -382,10 +382,13 @@ def _prepare_folder(out: Path, source: Source, force: bool) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _describe(config: Config, predictor: Predictor) -> tuple[str, str]:
+def describe_network(config: Config, predictor: Predictor) -> tuple[str, str]:
     """Names of model and device for the report."""
     if config.model.backend == 'fake':
         return 'no network (backend fake)', 'cpu'
+    elsewhere = getattr(predictor, 'described_device', None)
+    if elsewhere is not None:
+        return config.model.source, elsewhere
     import torch
 
     device = torch.device(str(getattr(getattr(predictor, 'network', None), 'device', 'cpu')))
@@ -394,9 +397,100 @@ def _describe(config: Config, predictor: Predictor) -> tuple[str, str]:
     return config.model.source, f'{device} ({platform.machine()}, {torch.get_num_threads()} threads)'
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How recordings are read, and what is written of them: what the flags of `run` say, and of `batch` for many.
+
+    Args:
+        config: all settings.
+        topic, camera_info_topic, mask_topic: of a bag; empty finds them.
+        sensor_topics: of other sensors in a bag, by 'odom', 'depth', 'lidar', 'imu'.
+        rate: images a second of a folder without stamps.
+        skip_bad: go on after an image that cannot be decoded.
+        only: topics of result.mcap; None writes all.
+        export: further formats, of EXPORTS.
+
+    Raises:
+        SourceError, OutputError: a value that is not possible.
+    """
+
+    config: Config = field(default_factory=Config)
+    topic: str = ''
+    camera_info_topic: str = ''
+    mask_topic: str = ''
+    sensor_topics: Mapping[str, str] = field(default_factory=dict)
+    rate: float = 10.0
+    skip_bad: bool = False
+    only: tuple[str, ...] | None = None
+    export: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise SourceError(f'--rate must be above 0, got {self.rate:g}')
+        topics = [topic.name for topic in topics_of(self.config.rig.cameras)]
+        unknown = [topic for topic in self.only or () if topic not in topics]
+        if unknown:
+            raise OutputError(f'--only knows {" ".join(topics)}, not {" ".join(unknown)}')
+
+    @staticmethod
+    def from_flags(args: argparse.Namespace) -> Recipe:
+        return Recipe(
+            config_from_flags(args),
+            args.topic,
+            args.camera_info,
+            args.mask_topic,
+            {name: topic for name in SENSORS if (topic := getattr(args, f'{name}_topic'))},
+            args.rate,
+            args.skip_bad,
+            tuple(args.only) if args.only is not None else None,
+            tuple(args.export),
+        )
+
+    def open(self, path: Path) -> Source:
+        """SourceError where there is nothing to read."""
+        return open_source(
+            path,
+            self.topic,
+            camera_info_topic=self.camera_info_topic,
+            frame_id=self.config.frames.camera_optical_frame,
+            rate=self.rate,
+            skip_bad=self.skip_bad,
+            rectify=self.config.camera.rectify == 'auto',
+            rig=self.config.rig,
+            find_masks=masks_of(path, self.config, self.mask_topic),
+        )
+
+    def run(
+        self,
+        source: Source,
+        out: Path,
+        *,
+        predictor: Predictor | None = None,
+        force: bool = False,
+        progress: Callable[[Report], None] = lambda report: None,
+    ) -> Report:
+        """See run."""
+        return run(
+            source,
+            out,
+            self.config,
+            predictor=predictor,
+            wanted=self.only,
+            force=force,
+            progress=progress,
+            sensor_topics=self.sensor_topics,
+            export=self.export,
+        )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('source', metavar='SOURCE', help='rosbag2 folder, .mcap, .db3, .bag, video, or image folder')
     parser.add_argument('--out', metavar='DIR', help='folder for the results; default runs/NAME')
+    add_recipe_arguments(parser)
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of Recipe.from_flags, and --force and --quiet."""
     parser.add_argument('--force', action='store_true', help='replace results that are there')
     parser.add_argument(
         '--topic', default='', help='image topic of a bag that has several; those of a rig, separated by commas'
@@ -418,28 +512,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    config = config_from_flags(args)
-    if args.rate <= 0:
-        raise SourceError(f'--rate must be above 0, got {args.rate:g}')
-    topics = [topic.name for topic in topics_of(config.rig.cameras)]
-    unknown = [topic for topic in args.only or () if topic not in topics]
-    if unknown:
-        raise OutputError(f'--only knows {" ".join(topics)}, not {" ".join(unknown)}')
-    source = open_source(
-        args.source,
-        args.topic,
-        camera_info_topic=args.camera_info,
-        frame_id=config.frames.camera_optical_frame,
-        rate=args.rate,
-        skip_bad=args.skip_bad,
-        rectify=config.camera.rectify == 'auto',
-        rig=config.rig,
-        find_masks=masks_of(Path(args.source), config, args.mask_topic),
-    )
-    sensor_topics = {name: topic for name in SENSORS if (topic := getattr(args, f'{name}_topic'))}
+    recipe = Recipe.from_flags(args)
+    source = recipe.open(Path(args.source))
     out = Path(args.out) if args.out else Path('runs') / (Path(args.source).resolve().stem or 'run')
     try:
-        report = _run_with_progress(source, out, config, args, sensor_topics)
+        report = _run_with_progress(recipe, source, out, args)
     except (VggtRosError, KeyboardInterrupt):
         if (out / 'report.html').exists():
             log.warning('results so far: %s', out / 'report.html')
@@ -451,9 +528,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_with_progress(
-    source: Source, out: Path, config: Config, args: argparse.Namespace, sensor_topics: Mapping[str, str]
-) -> Report:
+def _run_with_progress(recipe: Recipe, source: Source, out: Path, args: argparse.Namespace) -> Report:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -465,13 +540,4 @@ def _run_with_progress(
         logging_redirect_tqdm(),
         tqdm(total=len(source) or None, unit='frame', disable=args.quiet or None, mininterval=0.3) as bar,
     ):
-        return run(
-            source,
-            out,
-            config,
-            wanted=args.only,
-            force=args.force,
-            progress=show,
-            sensor_topics=sensor_topics,
-            export=args.export,
-        )
+        return recipe.run(source, out, force=args.force, progress=show)

@@ -31,6 +31,7 @@ from vggt_ros.core.rig import Rig, RigFit, all_views, split_cameras
 from vggt_ros.core.window import Window
 
 HEADS = ('camera', 'depth')
+LockedIntrinsics = dict[int, tuple[ImageTransform, np.ndarray]]  # by camera: K [3, 3] of the first window on its grid
 NO_MEMORY = ('out of memory', "can't allocate memory")  # how CUDA, and the allocator of the CPU, say it
 
 
@@ -47,9 +48,14 @@ class Predictor(Protocol):
         """Forget what was kept of earlier windows."""
 
 
-def make_predictor(config: Config) -> Predictor:
-    """The predictor that config.model asks for, loaded and ready; ConfigError where it cannot be had."""
-    predictor = FakePredictor(config) if config.model.backend == 'fake' else VggtPredictor(config)
+def make_predictor(config: Config, network: StreamingVGGT | None = None) -> Predictor:
+    """The predictor that config.model asks for, loaded and ready; ConfigError where it cannot be had.
+
+    Args:
+        config: all settings.
+        network: loaded already, for whoever serves several streams with one.
+    """
+    predictor = FakePredictor(config) if config.model.backend == 'fake' else VggtPredictor(config, network)
     return RigPredictor(predictor) if len(config.rig.cameras) > 1 else predictor
 
 
@@ -79,6 +85,9 @@ class VggtPredictor:
         config: model, camera and alignment settings.
         network: to use instead of loading what config.model names.
 
+    Attributes:
+        locked: intrinsics of cameras that are not calibrated; whoever splits a stream hands them from part to part.
+
     Raises:
         ConfigError: the device or the weights cannot be had, or input_width does not fit the network.
     """
@@ -95,7 +104,7 @@ class VggtPredictor:
     def reset(self) -> None:
         """Forget encoded frames and the locked intrinsics."""
         self._encoded: dict[tuple[int, int], Encoded] = {}  # by Frame.key, of the last window
-        self._locked: dict[int, tuple[ImageTransform, np.ndarray]] = {}  # by camera
+        self.locked: LockedIntrinsics = {}
         self._is_apart = False
 
     def anticipate(self, frame: Frame) -> float:
@@ -257,12 +266,12 @@ class VggtPredictor:
 
     def _locked_intrinsics(self, camera: int, K_network: np.ndarray, transform: ImageTransform) -> np.ndarray:
         """[3, 3] the median K of the first window of this camera at this size that has one."""
-        if camera not in self._locked or self._locked[camera][0] != transform:
+        if camera not in self.locked or self.locked[camera][0] != transform:
             given = K_network[np.isfinite(K_network).all(axis=(1, 2))]
             if len(given) == 0:
                 return np.full((3, 3), np.nan)
-            self._locked[camera] = transform, np.median(given, axis=0)
-        return self._locked[camera][1]
+            self.locked[camera] = transform, np.median(given, axis=0)
+        return self.locked[camera][1]
 
 
 def load_network(config: Config, *, quiet: bool = False) -> StreamingVGGT:
