@@ -33,7 +33,7 @@ import numpy as np
 
 from benchmarks.messages import by_bytes, cloud_by_points, processor_seconds, raw_image, swapped_by_copies
 from benchmarks.network import cpu_name
-from vggt_ros.dds import stay_on_this_machine
+from vggt_ros.dds import free_domain, stay_on_this_machine
 from vggt_ros.topics import NODE_NAME, TOPICS, Topic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +86,7 @@ class Listener:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the node, send it images, and sum up."""
-    os.environ.update(stay_on_this_machine(102 - 1 - os.getpid() % 50))
+    os.environ.update(stay_on_this_machine(free_domain()))
     import rclpy
 
     rclpy.init()

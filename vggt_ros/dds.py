@@ -1,12 +1,15 @@
-"""Fast DDS set up for large messages, before the first node of a process is made."""
+"""Fast DDS set up for large messages, and kept to this machine, before the first node of a process is made."""
 
 from __future__ import annotations
 
 import logging
 import os
+import random
 import shutil
+import socket
 from pathlib import Path
 
+from vggt_ros.core.errors import VggtRosError
 from vggt_ros.distro import DISTROS, this_distro
 
 log = logging.getLogger(__name__)
@@ -14,6 +17,10 @@ log = logging.getLogger(__name__)
 PROFILES = Path(__file__).parent / 'data' / 'dds'
 VARIABLES = {one.profiles_variable for one in DISTROS}
 SHARED_MEMORY = Path('/dev/shm')
+DOMAINS = range(1, 102)  # above, ports clash with those the system hands out (Linux)
+# On loopback a participant looks for others at so many ports: the 33rd of a domain is told of nothing that starts after
+# it. Source: rmw_fastrtps, participant.cpp (maxInitialPeersRange); measured with 35 contexts in one process.
+MOST_PARTICIPANTS = 32
 ROOM_BYTES = 4 * 32 * 2**20  # several processes with segments of 32 MiB; a container has 64 MiB unless told otherwise
 
 
@@ -37,9 +44,38 @@ def stay_on_this_machine(domain_id: int) -> dict[str, str]:
     """Environment of processes that talk to each other only, on loopback, in a domain of their own.
 
     Args:
-        domain_id: 0 to 101; above, ports clash with those the system hands out (Linux).
+        domain_id: 0 to 101, see DOMAINS.
     """
     return {'ROS_DOMAIN_ID': str(domain_id), **this_distro().stay_local, **_profile('loopback.xml')}
+
+
+def free_domain() -> int:
+    """A domain that nobody on this machine is in, so that demonstrations and tests beside each other do not meet.
+
+    Raises:
+        VggtRosError: every domain is in use.
+    """
+    for domain_id in random.SystemRandom().sample(DOMAINS, len(DOMAINS)):
+        if not participants(domain_id):
+            return domain_id
+    raise VggtRosError(f'domains {DOMAINS[0]} to {DOMAINS[-1]} are all in use on this machine; end what is not needed')
+
+
+def participants(domain_id: int) -> list[int]:
+    """Which places of a domain are taken by processes of this machine, this one among them.
+
+    Source: OMG DDSI-RTPS 2.5, section 9.6.2.3: port = 7400 + 250 domain + 10 + 2 participant.
+    """
+    return [one for one in range(MOST_PARTICIPANTS) if not _can_bind(7410 + 250 * domain_id + 2 * one)]
+
+
+def _can_bind(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(('127.0.0.1', port))
+        except OSError:
+            return False
+    return True
 
 
 def _profile(name: str) -> dict[str, str]:

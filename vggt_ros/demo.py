@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from vggt_ros.dds import stay_on_this_machine
+    from vggt_ros.dds import free_domain, stay_on_this_machine
 
     config = config_from_flags(args).with_values(NODE_SETTINGS)
-    # Before rclpy is imported: it looks at these once. The process id keeps two demos on a machine apart.
-    os.environ.update(stay_on_this_machine(1 + os.getpid() % 100))
+    # Before rclpy is imported: it looks at these once.
+    os.environ.update(stay_on_this_machine(free_domain()))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     report = run_demo(out, Path(args.clip), config, SHORT_FRAMES if args.short else 0, args.speed)

@@ -17,6 +17,7 @@ from recordings import REPOSITORY, camera_bag
 from vggt_ros import cli, doctor
 from vggt_ros.core.config import Config, settings
 from vggt_ros.core.errors import ConfigError
+from vggt_ros.dds import free_domain
 from vggt_ros.doctor import Finding, Level
 from vggt_ros.flags import config_from_flags
 
@@ -166,7 +167,7 @@ def test_the_doctor_sees_a_camera_and_what_it_lacks(monkeypatch: pytest.MonkeyPa
     from rclpy.context import Context
     from sensor_msgs.msg import CameraInfo, Image
 
-    domain = 1 + (os.getpid() + 50) % 100
+    domain = free_domain()
     monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     context = Context()

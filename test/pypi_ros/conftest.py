@@ -6,7 +6,6 @@ real packages (put them first on PYTHONPATH, or source a ROS 2 installation).
 
 import importlib
 import os
-import random
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,8 @@ pytest.importorskip('rclpy', reason='neither a ROS 2 installation nor the ROS 2 
 
 import rclpy
 from rclpy.context import Context
+
+from vggt_ros.dds import free_domain
 
 PACKAGES = ('tf2_msgs', 'tf2_ros', 'cv_bridge', 'sensor_msgs_py', 'tf_transformations')
 
@@ -46,6 +47,6 @@ def only_of_the_stand_in(request):
 def context():
     """An rclpy context in a domain of its own, so that nothing else on the machine is heard."""
     context = Context()
-    rclpy.init(context=context, domain_id=random.randint(1, 100))
+    rclpy.init(context=context, domain_id=free_domain())
     yield context
     context.try_shutdown()

@@ -1,6 +1,5 @@
 """Frames, times and errors of tf2_ros.Buffer, and the way over /tf. Truth: 4x4 matrices of scipy and numpy."""
 
-import random
 import threading
 import time
 
@@ -18,6 +17,8 @@ from rclpy.qos import QoSProfile
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from scipy.spatial.transform import Rotation, Slerp
+
+from vggt_ros.dds import free_domain
 
 PACKAGE = 'tf2_ros'
 EXACT = 1e-12  # a handful of float64 products of numbers near 1
@@ -457,7 +458,7 @@ def test_qos_is_that_of_tf2(robots):
 @pytest.fixture
 def default_context():
     """rclpy's own context: the real listener spins in no other."""
-    rclpy.init(domain_id=random.randint(1, 100))
+    rclpy.init(domain_id=free_domain())
     yield
     rclpy.try_shutdown()
 

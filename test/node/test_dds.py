@@ -1,0 +1,32 @@
+"""Domains: which are in use on this machine."""
+
+from __future__ import annotations
+
+import rclpy
+
+from vggt_ros.dds import DOMAINS, free_domain, participants
+
+
+def test_who_is_in_a_domain_is_seen_until_it_leaves(domain: int) -> None:
+    assert participants(domain) == []
+    contexts = [rclpy.Context() for _ in range(2)]
+    nodes = []
+    for context in contexts:
+        rclpy.init(context=context)
+        nodes.append(rclpy.create_node('somebody', context=context))
+    assert participants(domain) == [0, 1]
+    for node, context in zip(nodes, contexts, strict=True):
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+    assert participants(domain) == []
+
+
+def test_a_free_domain_has_nobody_in_it(domain: int) -> None:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node('somebody', context=context)
+    free = {free_domain() for _ in range(300)}  # each of 101 domains would be met by chance
+    assert domain not in free
+    assert free <= set(DOMAINS)
+    node.destroy_node()
+    rclpy.shutdown(context=context)
