@@ -93,7 +93,7 @@ def test_a_loop_spreads_the_drift_over_the_way():
             graph.connect(measured(truth, j - 100, j, rng, True))
         solution = graph.solve()
         after.append(error(solution.map_from_windows, truth))
-        assert min(solution.loop_weights) > 0.5
+        assert min(solution.loop_weights.values()) > 0.5
         gap = solution.map_from_windows[0].inverse() @ solution.map_from_windows[100]
         true_gap = truth[0].inverse() @ truth[100]
         assert np.linalg.norm(gap.t - true_gap.t) * truth[0].scale < 6 * 0.02  # closed to the noise of a seam or two
@@ -113,8 +113,9 @@ def test_one_false_loop_among_true_ones_loses_its_say(seed: int):
     false = Edge(30, 104, Sim3(truth[104].scale / truth[30].scale, np.eye(3), np.zeros(3)), graph.edges[-1].sigma, True)
     graph.connect(false)  # 30 and 104 are 8 m apart
     solution = graph.solve()
-    assert solution.loop_weights[-1] < 1e-3
-    assert min(solution.loop_weights[:-1]) > 0.5
+    *true, false = solution.loop_weights.values()
+    assert false < 1e-3
+    assert min(true) > 0.5
     moved = max(np.linalg.norm(solution.map_from_windows[k].t - without[k].t) for k in without)
     assert moved < 0.01  # metres: nothing to be seen in a map
 
@@ -158,3 +159,40 @@ def test_chain_covariance_is_that_of_many_chains():
     found = np.cov(ends.T)
     # 150 draws tell a variance to 12 %: three of those; first order is good to some per cent here
     np.testing.assert_allclose(np.diag(found), np.diag(expected), rtol=0.4)
+
+
+def rounds(count: int, lap: int, every: int, settle: str) -> tuple[PoseGraph, list[int]]:
+    """Round and round, a loop each so many windows from the second lap on; how many windows each solve moved."""
+    rng, truth = np.random.default_rng(3), round_a_circle(count, lap, 3)
+    graph, moved = PoseGraph(), []
+    graph.add(0, truth[0])
+    for k in range(1, count):
+        edge = measured(truth, k - 1, k, rng)
+        graph.add(k, graph.nodes[k - 1] @ edge.i_from_j, edge)
+        if k >= lap and k % every == 0:
+            graph.connect(measured(truth, k - lap, k, rng, True))
+            solution = graph.settle([k - lap, k]) if settle == 'part' else graph.solve()
+            graph.nodes.update(solution.map_from_windows)
+            moved.append(len(solution.map_from_windows))
+    return graph, moved
+
+
+def test_late_loops_solve_a_part_and_lead_where_the_whole_would():
+    part, moved = rounds(480, 60, 4, 'part')
+    whole, _ = rounds(480, 60, 4, 'whole')
+    assert moved[0] > 55  # the first loop bends the whole way so far
+    assert np.median(moved[-50:]) < 150  # of up to 480
+    apart = [np.linalg.norm(part.nodes[k].t - whole.nodes[k].t) for k in part.nodes]
+    truth = round_a_circle(480, 60, 3)
+    assert max(apart) < error(whole.nodes, truth) / 2  # measured: a third
+    assert error(part.nodes, truth) < 1.1 * error(whole.nodes, truth)
+
+
+def test_a_part_that_drifted_for_long_is_solved_whole():
+    rng = np.random.default_rng(0)
+    truth = round_a_circle(300, 280)
+    graph = chained(truth, rng)
+    graph.connect(measured(truth, 5, 285, rng, True))
+    settled, solved = graph.settle([5, 285]).map_from_windows, graph.solve().map_from_windows
+    assert len(settled) == 300
+    np.testing.assert_allclose(settled[150].t, solved[150].t, atol=1e-9)

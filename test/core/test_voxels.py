@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from vggt_ros.core.geometry import Sim3
 from vggt_ros.core.voxels import VoxelMap, first_of_each
 
 
@@ -48,6 +49,33 @@ def test_a_voxel_that_was_dropped_can_come_back():
     for x in (0.5, 1.5, 2.5, 0.5):
         one.insert(np.array([[x, 0, 0]], np.float32), np.zeros((1, 3), np.uint8))
     np.testing.assert_array_equal(one.points()[0][:, 0], [2.5, 0.5])
+
+
+@pytest.mark.parametrize('max_points', [5000, 1600])
+def test_points_moved_in_place_are_those_of_a_map_sorted_anew(max_points):
+    """Also where the ring has come round; only which point of a voxel stays may differ."""
+    rng = np.random.default_rng(0)
+    one = VoxelMap(0.1, max_points)
+    for k in range(8):
+        one.insert(rng.uniform([k, 0, 0], [k + 1, 1, 1], (200, 3)).astype(np.float32), np.zeros((200, 3), np.uint8), k)
+        if k == 5:
+            moves = {3: Sim3(1.0, np.eye(3), np.array([0.0, 5.0, 0.0])), 4: Sim3(1.0, np.eye(3), np.array([0.0, 7, 0]))}
+            anew = one.moved(moves)
+            assert not one.move(moves, 10)  # too many
+            before = one.points()[0]
+            full = VoxelMap(0.1, len(before))
+            full.insert(*one.points(), one.owners())
+            assert not full.move(moves, 1000)  # no room but that of others
+            assert one.move(moves, 1000)
+            assert one.empty > 0
+            assert len(one) == len(one.points()[0]) == len(anew) == len(before)
+            found, expected = (cloud.points()[0][np.lexsort(cloud.points()[0].T)] for cloud in (one, anew))
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+            np.testing.assert_array_equal(np.bincount(one.owners()), np.bincount(anew.owners()))
+    assert len(one) == len(one.points()[0]) <= max_points
+    assert len(np.unique(np.floor(one.points()[0] / np.float32(0.1)), axis=0)) == len(one)  # one a voxel
+    one.insert(*one.points())
+    assert len(one) == len(one.points()[0])  # what moved away is not taken for there
 
 
 def test_nothing_in_and_nothing_out():

@@ -283,10 +283,10 @@ class Pipeline:
         """With what the back end did: the loop looked at, and the way so far where it moved."""
         moved_path = None
         if self._correction is not None:
-            output_from_map, last = self.metres.output_from_map, self._correction.last_stamp_ns
-            moved_path = {
-                stamp: output_from_map.transform_pose(pose) for stamp, pose in self.map.path if stamp <= last
-            }
+            stamps, poses = self.map.trail.poses(self.config.map.path_max_size)
+            before = stamps <= self._correction.last_stamp_ns
+            poses = self.metres.output_from_map.transform_pose(poses[before])
+            moved_path = dict(zip(stamps[before].tolist(), poses, strict=True))
             self._correction = None
         if loop is not None:
             self.statistics.loops += loop.is_closed

@@ -190,6 +190,12 @@ class Map:
         stamps, poses = self.trail.poses(self.config.map.path_max_size)
         return list(zip(stamps.tolist(), poses, strict=True))
 
+    @property
+    def newest(self) -> tuple[int, np.ndarray]:
+        """Stamp and pose map_from_cam of the last frame."""
+        stamps, poses = self.trail.poses(1)
+        return int(stamps[-1]), poses[-1]
+
     def joint_deviations(self) -> np.ndarray | None:
         """[7] how far the joint of the window inserted last may be off: see Uncertainty."""
         return self._uncertainty.joint_deviations(self.submaps[-1])
@@ -200,10 +206,9 @@ class Map:
         Returns:
             How each window moved, new_from_old in the map.
         """
+        places = self.trail.map_from_windows
         moves = {
-            index: map_from_windows[index] @ old.inverse()
-            for index, old in self.trail.map_from_windows.items()
-            if index in map_from_windows
+            index: place @ places[index].inverse() for index, place in map_from_windows.items() if index in places
         }
         self.trail.move(map_from_windows)
         self.submaps = deque((_moved(one, map_from_windows) for one in self.submaps), maxlen=self.submaps.maxlen)

@@ -83,19 +83,27 @@ class Trail:
 
         Frames without a pose of their own lie between their neighbours: on the straight way, turning evenly.
         """
-        chunks: list[tuple[Sim3, _Chunk]] = []
+        chunks: list[_Chunk] = []
+        places: list[Sim3] = []
         count = 0
         for index in reversed(self._chunks):
             for chunk in self._chunks[index]:
-                chunks.append((self.map_from_windows[index], chunk))
+                chunks.append(chunk)
+                places.append(self.map_from_windows[index])
                 count += len(chunk.stamps_ns)
             if last is not None and count >= last:
                 break
         if not count:
             return np.zeros(0, np.int64), np.zeros((0, 4, 4))
-        stamps = np.concatenate([chunk.stamps_ns for _, chunk in chunks])
-        poses = np.concatenate([place.transform_pose(chunk.window_from_cam) for place, chunk in chunks])
-        is_known = np.concatenate([chunk.is_known for _, chunk in chunks])
+        stamps = np.concatenate([chunk.stamps_ns for chunk in chunks])
+        is_known = np.concatenate([chunk.is_known for chunk in chunks])
+        # all at once: window by window the way of an hour takes a tenth of a second
+        poses = np.concatenate([chunk.window_from_cam for chunk in chunks])
+        row = np.repeat(np.arange(len(places)), [len(chunk.stamps_ns) for chunk in chunks])
+        scale = np.array([place.scale for place in places])
+        R, t = np.stack([place.R for place in places]), np.stack([place.t for place in places])
+        poses[:, :3, 3] = scale[row, None] * (R[row] @ poses[:, :3, 3, None])[..., 0] + t[row]
+        poses[:, :3, :3] = R[row] @ poses[:, :3, :3]
         order = np.argsort(stamps, kind='stable')
         stamps, poses = stamps[order], _interpolated(stamps[order], poses[order], is_known[order])
         return (stamps, poses) if last is None else (stamps[-last:], poses[-last:])

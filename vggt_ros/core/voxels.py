@@ -9,6 +9,7 @@ import numpy as np
 from vggt_ros.core.geometry import Sim3, move_points
 
 BITS = 21  # of a voxel index on each axis: 42 km across at 2 cm
+EMPTY = -1  # in the place of a voxel's key, which is never negative
 HASH = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio; Source: Knuth, TAOCP vol. 3, sec. 6.4
 
 
@@ -17,7 +18,8 @@ class VoxelMap:
 
     Voxels are numbered 1, 2, 3 ... as they come and live in a ring, so the oldest are overwritten. A hash table chains
     them newest first; numbers along a chain fall, so a chain simply ends at the first number that the ring has lost.
-    Nothing is ever deleted or rebuilt: a window costs what its own points cost, however large the map is.
+    Nothing is ever deleted or rebuilt: a window costs what its own points cost, however large the map is. Points that
+    are moved in place leave their slots empty until the ring comes round.
 
     Args:
         voxel_size: edge of a voxel.
@@ -27,6 +29,7 @@ class VoxelMap:
     def __init__(self, voxel_size: float, max_points: int) -> None:
         self.voxel_size, self.max_points = voxel_size, max_points
         self._count = 0
+        self.empty = 0  # slots of the ring whose points have moved away
         buckets = 1 << max(4, (max_points - 1).bit_length())
         self._shift = np.uint64(64 - buckets.bit_length() + 1)
         # zeros are given by the operating system page by page as they are touched: a small map stays small
@@ -38,6 +41,10 @@ class VoxelMap:
         self._owner = np.zeros(max_points, dtype=np.int32)
 
     def __len__(self) -> int:
+        return self._used - self.empty
+
+    @property
+    def _used(self) -> int:
         return min(self._count, self.max_points)
 
     def insert(self, xyz: np.ndarray, rgb: np.ndarray, owner: int | np.ndarray = 0) -> None:
@@ -74,7 +81,7 @@ class VoxelMap:
 
     def points_since(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Points numbered above `count`, as insert takes them: places, colours, owners."""
-        slots = np.arange(max(count, self._count - len(self)), self._count) % self.max_points
+        slots = self._filled(max(count, self._count - self._used))
         return self._xyz[slots], self._rgb[slots], self._owner[slots]
 
     def without(self, owner: int) -> VoxelMap:
@@ -84,6 +91,30 @@ class VoxelMap:
         copy = VoxelMap(self.voxel_size, self.max_points)
         copy.insert(xyz[kept], rgb[kept], owners[kept])
         return copy
+
+    def move(self, new_from_old: Mapping[int, Sim3], at_most: int) -> bool:
+        """Move the points of some submaps in place, where that is cheap; they count as the newest from then on.
+
+        Args:
+            new_from_old: how each submap moves in the map.
+            at_most: points that may move.
+
+        Returns:
+            Whether they moved; False leaves all as it was: there are more, or the ring has no room for them.
+        """
+        slots = self._slots()
+        last = max(new_from_old, default=0)
+        is_moving = np.zeros(last + 2, dtype=bool)
+        is_moving[list(new_from_old)] = True
+        slots = slots[is_moving[np.minimum(self._owner[slots], last + 1)]]
+        if len(slots) > at_most or self._count + len(slots) > self.max_points:
+            return False
+        xyz, rgb, owners = self._xyz[slots], self._rgb[slots], self._owner[slots]
+        _move_owned(xyz, owners, new_from_old)
+        self._key[slots] = EMPTY
+        self.empty += len(slots)
+        self.insert(xyz, rgb, owners)
+        return True
 
     def snapshot(self) -> Callable[[Mapping[int, Sim3]], VoxelMap]:
         """What moved() does, on the points as they are now; it may be called on another thread."""
@@ -101,18 +132,18 @@ class VoxelMap:
     def _moved(
         self, xyz: np.ndarray, rgb: np.ndarray, owners: np.ndarray, new_from_old: Mapping[int, Sim3]
     ) -> VoxelMap:
-        order = np.argsort(owners, kind='stable')
-        starts = np.searchsorted(owners, np.arange(owners.max(initial=-1) + 2), sorter=order)
-        for owner, transform in new_from_old.items():
-            if 0 <= owner < len(starts) - 1:
-                own = order[starts[owner] : starts[owner + 1]]
-                xyz[own] = move_points(transform.matrix(), xyz[own])
+        _move_owned(xyz, owners, new_from_old)
         copy = VoxelMap(self.voxel_size, self.max_points)
         copy.insert(xyz, rgb, owners)
         return copy
 
     def _slots(self) -> np.ndarray:
-        return np.arange(self._count - len(self), self._count) % self.max_points
+        return self._filled(self._count - self._used)
+
+    def _filled(self, since: int) -> np.ndarray:
+        """Slots of the points numbered above `since`."""
+        slots = np.arange(since, self._count) % self.max_points
+        return slots[self._key[slots] != EMPTY] if self.empty else slots
 
     def _bucket(self, key: np.ndarray) -> np.ndarray:
         return ((key.view(np.uint64) * HASH) >> self._shift).view(np.int64)
@@ -123,7 +154,7 @@ class VoxelMap:
         number = self._newest[self._bucket(key)]
         waiting = np.arange(len(key))
         while True:
-            alive = number > self._count - len(self)
+            alive = number > self._count - self._used
             number, waiting = number[alive], waiting[alive]
             if len(waiting) == 0:
                 return held
@@ -135,6 +166,8 @@ class VoxelMap:
     def _append(self, key: np.ndarray, xyz: np.ndarray, rgb: np.ndarray, owner: np.ndarray) -> None:
         number = self._count + 1 + np.arange(len(key))
         slot = (number - 1) % self.max_points
+        if self.empty:
+            self.empty -= np.count_nonzero(self._key[slot] == EMPTY)
         self._key[slot], self._xyz[slot], self._rgb[slot], self._owner[slot] = key, xyz, rgb, owner
         bucket = self._bucket(key)
         order = np.argsort(bucket, kind='stable')  # voxels of one bucket side by side, numbers rising
@@ -145,6 +178,16 @@ class VoxelMap:
         is_last = ~np.roll(follows, -1)
         self._newest[bucket[is_last]] = number[is_last]
         self._count += len(key)
+
+
+def _move_owned(xyz: np.ndarray, owners: np.ndarray, new_from_old: Mapping[int, Sim3]) -> None:
+    """Move [N, 3] points with the submaps [N] that they belong to, in place."""
+    order = np.argsort(owners, kind='stable')
+    starts = np.searchsorted(owners, np.arange(owners.max(initial=-1) + 2), sorter=order)
+    for owner, transform in new_from_old.items():
+        if 0 <= owner < len(starts) - 1:
+            own = order[starts[owner] : starts[owner + 1]]
+            xyz[own] = move_points(transform.matrix(), xyz[own])
 
 
 def first_of_each(key: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -37,6 +37,7 @@ SHARED_TURN, SHARED_SHIFT, SHARED_GROWTH = 0.05, 0.05, 0.3  # of the turns and o
 SEAM_GROWTH = 0.01  # its part at one seam
 SPREAD_SHARE = 0.3  # of the points' distance: pixels of a frame err by more than its camera does
 POINTS_A_WINDOW = 200_000  # points of the cloud that are moved in the time of a window, with much to spare
+FEW_POINTS = 20_000  # are moved at once: 20 ms
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +73,8 @@ class BackEnd:
         self._seams: deque[np.ndarray] = deque([np.full(7, 0.02)], maxlen=8)  # [7] deviations of the last ones
         self.reports: list[LoopReport] = []
         self._solving = self._moving = None
+        self._loop_ends: list[int] = []  # windows, of loops that are not solved yet
+        self._is_at_rest = True  # the whole graph, not only what the last loops changed most
         self._moves: dict[int, Sim3] = {}  # of windows whose points are yet to follow
         self._moved_until, self._moved_at = 0, 0  # number of the newest point that is being moved; window to take it at
         self._windows = 0
@@ -112,11 +115,17 @@ class BackEnd:
         """
         correction = None
         if self._solving is not None:
-            self._take_points()  # of the correction before
             correction = self._take_solution(self._solving)
+        if all_of_it and not self._is_at_rest:
+            assert self._pool is not None
+            last = self._take_solution(self._pool.submit(self.graph.copy().solve))
+            if correction is not None and last is not None:
+                last = replace(last, old_map_from_cam=correction.old_map_from_cam)
+            correction = last or correction
         if all_of_it and self._moves:
             self._take_points()
-            self._start_moving()
+            self._start_moving(self._moves)
+            self._moves = {}
         if self._moving is not None and (all_of_it or self._windows >= self._moved_at):
             self._take_points()
         return correction
@@ -157,6 +166,7 @@ class BackEnd:
             is_closed = drift < DRIFT
             if is_closed:
                 self.graph.connect(edge)
+                self._loop_ends += [edge.i, edge.j]
                 log.info('loop closed: window %d is back at window %d', new.index, old.index)
         return LoopReport(
             new.index, old.index, new.sketch.stamps_ns[-1], old.sketch.stamps_ns[-1], candidate.evidence, drift,
@@ -193,7 +203,9 @@ class BackEnd:
     def _start_solving(self) -> None:
         assert self._pool is not None
         if self._solving is None:
-            self._solving = self._pool.submit(self.graph.copy().solve)
+            ends = [index for index in self._loop_ends if index in self.graph.nodes]
+            self._loop_ends = []
+            self._solving = self._pool.submit(self.graph.copy().settle, ends)
 
     def _take_solution(self, solving: Future[Solution]) -> Correction | None:
         self._solving = None
@@ -202,37 +214,53 @@ class BackEnd:
         except Exception:
             log.exception('the pose graph could not be solved: the map stays as it is')
             return None
-        latest = self._map.latest
-        assert latest is not None
-        stamp, before = self._map.path[-1]
+        self._take_points()  # of the correction before
+        stamp, before = self._map.newest
+        self._is_at_rest = len(solution.map_from_windows) == len(self.graph)
         self.graph.nodes.update(solution.map_from_windows)
         for index, move in self._map.move(solution.map_from_windows).items():
             self._moves[index] = move @ self._moves[index] if index in self._moves else move
-        if self._is_visible(self._moves):
-            self._start_moving()
-        return Correction(before, self._map.path[-1][1], stamp)
+        self._move_points()
+        return Correction(before, self._map.newest[1], stamp)
 
-    def _is_visible(self, moves: dict[int, Sim3]) -> bool:
-        """Whether some window, or what it sees, has moved by half a voxel: else the cloud need not be sorted anew."""
+    def _move_points(self) -> None:
+        """Of the windows that have moved by half a voxel: at once where they are few, else beside the stream."""
+        visible = self._visible_moves()
+        if visible and not self._map.voxels.move(visible, FEW_POINTS):
+            self._start_moving(visible)
+        self._forget_moves(visible)
+
+    def _visible_moves(self) -> dict[int, Sim3]:
+        """Of windows that have moved, or whose points have, by half a voxel: the cloud shows nothing of the others."""
         latest = self._map.latest
         assert latest is not None
         depth = latest.prediction.depth[:, ::8, ::8]
         reach = latest.placement.map_from_window.scale * float(np.nanmedian(depth))
         places = self._map.trail.map_from_windows
-        return any(
-            np.linalg.norm(move.inverse().transform_points(places[index].t) - places[index].t)
-            + reach * np.linalg.norm(move.scale * move.R - np.eye(3), ord=2)
-            > self._map.voxels.voxel_size / 2
-            for index, move in moves.items()
-            if index in places
-        )
+        moves = {index: move for index, move in self._moves.items() if index in places}
+        if not moves:
+            return {}
+        scale = np.array([move.scale for move in moves.values()])
+        trace = np.array([np.trace(move.R) for move in moves.values()])
+        # spectral norm of scale * R - 1: in the plane that the turn turns
+        bend = np.sqrt(np.maximum(scale**2 + 1 - scale * (trace - 1), 0.0))
+        shift = [places[index].t - move.inverse().transform_points(places[index].t) for index, move in moves.items()]
+        apart = np.linalg.norm(shift, axis=1) + reach * bend
+        return {
+            index: move
+            for (index, move), far in zip(moves.items(), apart, strict=True)
+            if far > self._map.voxels.voxel_size / 2
+        }
 
-    def _start_moving(self) -> None:
+    def _start_moving(self, moves: dict[int, Sim3]) -> None:
         assert self._pool is not None
-        voxels, moves, self._moves = self._map.voxels, self._moves, {}
+        voxels = self._map.voxels
         self._moved_until = voxels.count
         self._moved_at = self._windows + len(voxels) // POINTS_A_WINDOW
         self._moving = self._pool.submit(voxels.snapshot(), moves)
+
+    def _forget_moves(self, moves: dict[int, Sim3]) -> None:
+        self._moves = {index: move for index, move in self._moves.items() if index not in moves}
 
     def _take_points(self) -> None:
         if self._moving is not None:

@@ -4,13 +4,19 @@ The first node stays: it holds the place, the turn and the scale of the map. A l
 the seams allow: its residual enters under a Geman-McClure kernel that begins wide and narrows while the graph settles,
 so that a false loop among true ones loses its say and leaves no mark.
 
+In a graph at rest a new loop moves what is near its ends, and little else: after hundreds of loops, the few windows
+since the last one. settle() solves that part with all others held, looks how hard those are pulled, and takes a larger
+part where it is too hard; a first loop that bends the whole way still solves the whole graph.
+
 Source: Grisetti et al., A Tutorial on Graph-Based SLAM, 2010 (edges, sparse normal equations); Strasdat et al., Scale
     Drift-Aware Large Scale Monocular SLAM, RSS 2010 (similarities as nodes); Yang et al., Graduated Non-Convexity for
-    Robust Spatial Perception, RA-L 2020 (the narrowing kernel).
+    Robust Spatial Perception, RA-L 2020 (the narrowing kernel); Kaess et al., iSAM2, IJRR 2012 (what changes little is
+    left as it is).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +29,9 @@ KERNEL = 3.0  # standard deviations at which a loop begins to lose its say, once
 NARROWING = 4.0  # factor between two widths of the kernel, on their squares
 MAX_STEPS = 60  # of Gauss-Newton at all widths together; a graph of 2500 windows with 10 loops takes 13
 SMALL_STEP = 1e-6  # of radians, logs and window units: nothing moves any more
+PART = 64  # windows around a new loop that are solved first
+WIDER = 4  # times as many where those beyond are pulled too hard
+PULL = 0.2  # standard deviations by which a window that is held would move by itself, at most; at 0.5 errors add up
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +57,13 @@ class Solution:
     """The graph at rest.
 
     Args:
-        map_from_windows: the nodes by number.
-        loop_weights: 0 to 1 for each loop edge, in their order: how far it is believed.
+        map_from_windows: the nodes that were solved, by number; others stay.
+        loop_weights: 0 to 1 for each loop edge between those, by its ends: how far it is believed.
         steps: of Gauss-Newton.
     """
 
     map_from_windows: dict[int, Sim3]
-    loop_weights: tuple[float, ...]
+    loop_weights: dict[tuple[int, int], float]
     steps: int
 
 
@@ -116,21 +125,45 @@ class PoseGraph:
     def solve(self) -> Solution:
         """The nodes at which the edges disagree least; the first node of each connected part stays."""
         if not self.edges:
-            return Solution(dict(self.nodes), (), 0)
+            return Solution(dict(self.nodes), {}, 0)
         problem = _Problem(self.nodes, self.edges)
         steps = problem.solve()
-        moved = zip(self.nodes, problem.x.s, problem.x.R, problem.x.t, strict=True)
-        return Solution(
-            {index: Sim3(float(s), R, t) for index, s, R, t in moved},
-            tuple(problem.weight[problem.is_loop].tolist()),
-            steps,
-        )
+        return problem.solution(list(self.nodes), self.edges, steps)
+
+    def settle(self, new: Sequence[int]) -> Solution:
+        """The same after new loops in a graph that was at rest: of as much of it as they change.
+
+        Args:
+            new: windows at the ends of the new loops.
+        """
+        edges_of: dict[int, list[Edge]] = {}
+        for edge in self.edges:
+            edges_of.setdefault(edge.i, []).append(edge)
+            edges_of.setdefault(edge.j, []).append(edge)
+        count, first = PART, next(iter(self.nodes), -1)
+        while count < len(self.nodes):
+            part = _nearest(edges_of, new, count) - {first}
+            shore = _ends(edges_of, part) - part
+            beyond = _ends(edges_of, shore) - part - shore
+            edges = list(dict.fromkeys(edge for node in (*part, *shore) for edge in edges_of[node]))
+            indices = [*part, *shore, *beyond]
+            problem = _Problem({index: self.nodes[index] for index in indices}, edges, len(part))
+            steps = problem.solve()
+            if problem.pull(slice(len(part), len(part) + len(shore))) <= PULL:
+                return problem.solution(indices, edges, steps)
+            count *= WIDER
+        return self.solve()
 
 
 class _Problem:
-    """The arrays of one solve."""
+    """The arrays of one solve.
 
-    def __init__(self, nodes: dict[int, Sim3], edges: Sequence[Edge]) -> None:
+    Args:
+        nodes, edges: of the graph, or of a part of it.
+        free: how many nodes, from the front, may move; None frees all but the first of each connected part.
+    """
+
+    def __init__(self, nodes: dict[int, Sim3], edges: Sequence[Edge], free: int | None = None) -> None:
         row = {index: i for i, index in enumerate(nodes)}
         self.x = _stack(list(nodes.values()))
         self.z = _stack([edge.i_from_j for edge in edges])
@@ -139,7 +172,11 @@ class _Problem:
         self.precision = np.stack([edge.sigma for edge in edges]) ** -2.0  # (E, 7)
         self.is_loop = np.array([edge.is_loop for edge in edges])
         self.weight = np.ones(len(edges))
-        self._is_free = ~_first_of_each_part(len(nodes), self.i, self.j)
+        self._held_apart = free
+        if free is None:
+            self._is_free = ~_first_of_each_part(len(nodes), self.i, self.j)
+        else:
+            self._is_free = np.arange(len(nodes)) < free
 
     def solve(self) -> int:
         """Gauss-Newton at a kernel that narrows; the number of steps taken."""
@@ -154,6 +191,30 @@ class _Problem:
             if is_narrow and np.abs(step).max() < SMALL_STEP:
                 return count
         return MAX_STEPS
+
+    def pull(self, held: slice) -> float:
+        """Most standard deviations by which one of these nodes, all others where they are, would move by itself."""
+        count = len(self._is_free)
+        r, J_i, J_j = self._linearise()
+        W = (self.precision * self.weight[:, None])[:, :, None]
+        H, gradient = np.zeros((count, DOF, DOF)), np.zeros((count, DOF))
+        for end, J in ((self.i, J_i), (self.j, J_j)):
+            np.add.at(H, end, np.swapaxes(J, 1, 2) @ (W * J))
+            np.add.at(gradient, end, np.einsum('eij,ei->ej', W * J, r))
+        steps = np.linalg.solve(H[held], gradient[held][:, :, None])[:, :, 0]
+        return math.sqrt(float(np.einsum('ni,ni->n', steps, gradient[held]).max(initial=0.0)))
+
+    def solution(self, indices: Sequence[int], edges: Sequence[Edge], steps: int) -> Solution:
+        """The nodes that were free, and the first of each part, at rest."""
+        moved = zip(indices, self.x.s, self.x.R, self.x.t, strict=True)
+        solved = indices if self._held_apart is None else indices[: self._held_apart]
+        places = {index: Sim3(float(s), R, t) for index, s, R, t in moved}
+        weights = zip(edges, self.weight, strict=True)
+        return Solution(
+            {index: places[index] for index in solved},
+            {(edge.i, edge.j): float(weight) for edge, weight in weights if edge.is_loop},
+            steps,
+        )
 
     def _widest(self) -> float:
         """Square of the kernel at which every loop still has its say."""
@@ -252,6 +313,20 @@ def difference(measured: Sim3, predicted: Sim3) -> np.ndarray:
     """[7] shift and turn of one similarity against another in the axes of the target, and the log of their scales."""
     turn = vector_from_rotation(measured.R @ predicted.R.T)
     return np.concatenate([measured.t - predicted.t, turn, [np.log(measured.scale / predicted.scale)]])
+
+
+def _nearest(edges_of: dict[int, list[Edge]], start: Sequence[int], count: int) -> set[int]:
+    """About `count` nodes, breadth first from some."""
+    found, ring = set(start), set(start)
+    while ring and len(found) < count:
+        ring = _ends(edges_of, ring) - found
+        found |= ring
+    return found
+
+
+def _ends(edges_of: dict[int, list[Edge]], nodes: set[int]) -> set[int]:
+    """Of all edges at some nodes."""
+    return {end for node in nodes for edge in edges_of[node] for end in (edge.i, edge.j)}
 
 
 def _stack(similarities: Sequence[Sim3]) -> _Nodes:
