@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from training.losses import Targets
 from vggt import VGGT
-from vggt.geometry import unproject_depth
+from vggt.geometry import rotation_from_quaternion, unproject_depth
 from vggt.layers.rope import grid_rotary_table, rotate
 
 _OCCLUSION = 0.05  # a point is seen if the other frame's depth agrees within this share; edges differ by far more
 _STILL_WEIGHT = 0.2  # of a patch that stays where it is; guessing "here" is right for half of them and teaches nothing
 _UNSEEN_WEIGHT = 0.2  # of a patch that no other frame sees
 _SHORT_SHIFT = 0.03  # of the scene's mean distance; a shorter shift moves nothing by half a patch
+_NO_SHIFT = 0.01  # of the scene's mean distance; a shift below it has no direction and no length
 _PROBE_REACH = 2.5  # picture half-widths; a patch farther outside of the reference frame is not asked for
 
 
@@ -105,7 +106,11 @@ def watch_queries_and_keys(model: VGGT, layers: tuple[int, ...]) -> Iterator[dic
 
 
 def attention_loss(
-    model: VGGT, queries_and_keys: dict[str, Tensor], correspondence: Correspondence, grid: tuple[int, int]
+    model: VGGT,
+    queries_and_keys: dict[str, Tensor],
+    correspondence: Correspondence,
+    grid: tuple[int, int],
+    asked: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy of head 0 of a global attention against the true place.
 
@@ -117,6 +122,8 @@ def attention_loss(
         queries_and_keys: 'q' and 'k' of one layer, from watch_queries_and_keys.
         correspondence: of this batch.
         grid: rows and columns of patches.
+        asked: [A] indices of the patches of each frame whose attention is judged, None for all. In windows of 8 a
+            third of them saves a tenth of a training step.
 
     Returns:
         The loss, and the share of seen patches that moved and whose strongest link is within a patch of the truth.
@@ -128,19 +135,23 @@ def attention_loss(
     q, k = queries_and_keys['q'][:, 0].float(), queries_and_keys['k'][:, 0].float()
     table = grid_rotary_table(rows, columns, special, q.shape[-1], config.rope_frequency, q.device)
     q, k = (rotate(x.unflatten(1, (frames, -1)), table) for x in (q, k))  # (B, S, N, head_dim)
-    q = q[:, :, special:]
+    asked = torch.arange(rows * columns, device=q.device) if asked is None else asked.to(q.device)
+    q = q[:, :, special + asked]
+    place, seen, weight, moved = (
+        x[:, :, asked] for x in (correspondence.place, correspondence.seen, correspondence.weight, correspondence.moved)
+    )
     logits = torch.einsum('bspc,btnc->bsptn', q, k) * q.shape[-1] ** -0.5
     log_p = logits.flatten(-2).log_softmax(dim=-1).view_as(logits)
-    wanted = correspondence.seen.clone()
+    wanted = seen.clone()
     wanted[:, 1:, :, 1:] = False  # later frames look at the reference only
     wanted[:, 0, :, 0] = False  # and the reference never at itself
-    found, close = _at_true_place(log_p[..., special:], correspondence.place, wanted, grid)
+    found, close = _at_true_place(log_p[..., special:], place, wanted, grid)
     number = wanted.sum(-1)
-    weight = torch.where(number > 0, (correspondence.weight * wanted).sum(-1) / number.clamp(min=1), _UNSEEN_WEIGHT)
+    weight = torch.where(number > 0, (weight * wanted).sum(-1) / number.clamp(min=1), _UNSEEN_WEIGHT)
     found = torch.where(wanted, found, 0).sum(-1) / number.clamp(min=1)
     lost = log_p[..., :special].flatten(-2).logsumexp(-1)
     loss = -(torch.where(number > 0, found, lost) * weight).sum() / weight.sum()
-    return loss, _share(close, wanted & correspondence.moved)
+    return loss, _share(close, wanted & moved)
 
 
 class PatchMatcher(nn.Module):
@@ -267,6 +278,45 @@ def shift_loss(pose_encodings: Tensor, targets: Targets) -> Tensor:
     truth = targets.cam_from_world[:, 1:, :, 3]
     error = (pose_encodings[:, :, 1:, :3] - truth).norm(dim=-1)
     return (error / (truth.norm(dim=-1) + _SHORT_SHIFT)).mean()
+
+
+def pair_loss(pose_encodings: Tensor, targets: Targets) -> dict[str, Tensor]:
+    """Misfit of the relative pose of every two frames, mean over the rounds of the camera head.
+
+    The other losses of the cameras look from frame 0 only, while two later frames can both be right with it and wrong
+    with each other. Direction and length of a shift are judged apart: a loss on the difference alone draws a shift
+    whose direction is unsure towards zero.
+
+    Args:
+        pose_encodings: [iterations, B, S, 9], S at least 2.
+        targets: normalised scene.
+
+    Returns:
+        'pair_turn': half of the chord between the rotations, sin(angle / 2). 'pair_direction': chord between the
+        directions, twice that; a pair of cameras counts the less the closer they are. 'pair_length': difference of
+        the logarithms of the lengths.
+    """
+    first, second = torch.triu_indices(*2 * (pose_encodings.shape[2],), 1, device=pose_encodings.device)
+
+    def relative(rotation: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
+        turn = rotation[..., second, :, :] @ rotation[..., first, :, :].transpose(-1, -2)
+        return turn, translation[..., second, :] - (turn @ translation[..., first, :, None])[..., 0]
+
+    turn, shift = relative(rotation_from_quaternion(pose_encodings[..., 3:7]), pose_encodings[..., :3])
+    true_turn, true_shift = relative(targets.cam_from_world[..., :3], targets.cam_from_world[..., 3])
+    # A tiny addend under the roots: no infinite gradient where prediction and truth agree.
+    chord = ((turn - true_turn).square().sum((-2, -1)) / 8 + 1e-8).sqrt()
+    length, true_length = shift.square().sum(-1).add(_NO_SHIFT**2).sqrt(), true_shift.norm(dim=-1)
+    weight = true_length / (true_length + _SHORT_SHIFT)
+    heading = true_shift / true_length.clamp(min=1e-6)[..., None]
+    apart = (shift / length[..., None] - heading).square().sum(-1).add(1e-8).sqrt()
+    stretch = (length / true_length.square().add(_NO_SHIFT**2).sqrt()).log().abs()
+    total = weight.sum().clamp(min=1e-6) * len(pose_encodings)
+    return {
+        'pair_turn': chord.mean(),
+        'pair_direction': (weight * apart).sum() / total,
+        'pair_length': (weight * stretch).sum() / total,
+    }
 
 
 def lift(depth: Tensor, cam_from_world: Tensor, K: Tensor) -> Tensor:

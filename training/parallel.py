@@ -15,6 +15,9 @@ import torch
 import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
 
+from vggt_ros.core.memory import keep_freed_memory
+
+KEPT_BYTES = 2**31 - 1  # of freed memory, what mallopt takes at most: a step's activations; saves 5 to 14 % of a step
 GradientFunction = Callable[[Any, int, int], dict[str, float]]
 
 
@@ -88,6 +91,9 @@ class GradientWorkers:
 def _work(
     module: nn.Module, function: GradientFunction, rank: int, gradient: Tensor, pipe: Any, threads: int, parent: int
 ) -> None:
+    if hasattr(os, 'setsid'):
+        os.setsid()  # Ctrl-C is for the loop alone: it ends after a step, and its workers then
+    keep_freed_memory(KEPT_BYTES, KEPT_BYTES)
     torch.set_num_threads(threads)
     trained = [p for p in module.parameters() if p.requires_grad]
     while True:

@@ -5,7 +5,7 @@
     python -m training.train --export vggt/weights         # averaged weights as fp16, with their configuration
 
 What a step draws depends on the seed and the step alone, so a run that is stopped and resumed ends at the same
-parameters as one that was not, once the pool is complete.
+parameters as one that was not, once the pool is complete. Not so with --run-down, where the rate follows the clock.
 """
 
 from __future__ import annotations
@@ -26,17 +26,28 @@ from torch import Tensor, nn
 
 from training.attention import matrix_attention
 from training.batches import Batch, draw_batch
-from training.correspondence import PatchMatcher, Probe, attention_loss, correspond, shift_loss, watch_queries_and_keys
+from training.correspondence import (
+    PatchMatcher,
+    Probe,
+    attention_loss,
+    correspond,
+    pair_loss,
+    shift_loss,
+    watch_queries_and_keys,
+)
 from training.losses import camera_loss, regression_loss
 from training.nano import MATCHING_LAYERS, PROBED_LAYERS, make_nano
 from training.optimiser import Optimiser
-from training.parallel import GradientWorkers
+from training.parallel import KEPT_BYTES, GradientWorkers
 from training.plots import draw_sample, plot_curves
 from training.pool import Pool
 from training.state import Average, load_average, load_checkpoint, save_checkpoint, write_weights
 from vggt import VGGT
 from vggt.layers.rope import grid_rotary_table
 from vggt.weights import load_vggt
+from vggt_ros.core.memory import keep_freed_memory
+
+_PROBE_RATE = 10.0  # linear probes of a model that stays as it is bear a higher rate
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class Stage:
     frames: tuple[int, ...]  # views of a scene, one of these at random for each step
     frames_per_step: int  # of each process; scenes = frames_per_step // views
     wide: bool = False  # prefer large motion, where a shift is more than a fraction of a patch
+    probes_only: bool = False  # the model stays as it is
     whole: bool = True  # False: only up to the first frame block, only the contrastive loss; a fifth of the time
 
 
@@ -59,20 +71,24 @@ class TrainConfig:
     learning_rate: float = 1e-3  # of the matrices; see optimiser.py for the others
     warm_up: int = 200
     run_down: int = 900
+    run_down_minutes: float = 0.0  # the rate also follows the clock: it sinks over the last minutes of the budget
     weight_decay: float = 0.03
     clip: float = 1.0
-    average_decay: float = 0.998
+    average_decay: float = 0.995
     stages: tuple[Stage, ...] = (
         # First learn to recognise patches. Then pairs at three quarters of the size, where a step costs half.
         Stage(1_200, (72, 96), (2,), 16, whole=False),
         Stage(5_677, (72, 96), (2, 2, 4), 24, wide=True),
-        Stage(7_120, (96, 128), (2, 4, 8), 24),
+        Stage(7_120, (96, 128), (2, 4, 8, 8), 24),
     )
     # Weights of the losses. Rotation counts threefold: a degree is only 0.009 in a quaternion.
     camera: float = 5.0
     rotation: float = 3.0
     fov: float = 0.5
     shift: float = 0.5
+    pair_turn: float = 6.0
+    pair_direction: float = 1.0
+    pair_length: float = 0.2
     depth: float = 1.0
     patches: float = 0.5
     attention: float = 0.5
@@ -83,6 +99,22 @@ class TrainConfig:
     def steps(self) -> int:
         """Length of the whole schedule."""
         return self.stages[-1].until
+
+    @property
+    def settle(self) -> int:
+        """Steps before the model itself begins to move."""
+        return max((s.until for s in self.stages if s.probes_only), default=0)
+
+    def from_weights(self, settle: int = 60) -> TrainConfig:
+        """The last stage alone, as weights that have been through the others need it; steps count from there.
+
+        Weights come without the probes, which are no part of the model. A probe that knows nothing would pull at the
+        tokens, so for the first `settle` steps only the probes learn.
+        """
+        last = self.stages[-1]
+        half = max(last.frames_per_step // 2, *last.frames)
+        first = replace(last, until=settle, frames_per_step=half, probes_only=True)
+        return replace(self, stages=(first, last), warm_up=min(self.warm_up, settle))
 
     def scaled(self, steps: int | None = None, frames_factor: int = 1) -> TrainConfig:
         """The same schedule with another end, and with batches frames_factor as large."""
@@ -96,15 +128,25 @@ class TrainConfig:
         """The stage that a step belongs to."""
         return next((s for s in self.stages if step < s.until), self.stages[-1])
 
-    def rate(self, step: int) -> float:
+    def rate(self, step: int, minutes_left: float = math.inf) -> float:
         """Learning rate: linear warm-up, a plateau, and over the last `run_down` steps half a cosine to a hundredth.
 
-        With a plateau a run can be made longer after the fact: what comes before the end stays as it was.
+        With a plateau a run can be made longer after the fact: what comes before the end stays as it was. Where
+        other work shares the machine nobody knows how many steps a budget has room for; then `run_down_minutes` lets
+        the rate sink by the clock as well, and what is lower counts.
+
+        Args:
+            step: from 0.
+            minutes_left: of the time budget.
         """
-        if step < self.warm_up:
-            return self.learning_rate * (step + 1) / self.warm_up
-        progress = min(1.0, max(0.0, 1 + (step - self.steps) / self.run_down))
-        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        if self.stage(step).probes_only:
+            return _PROBE_RATE * self.learning_rate
+        progress = 1 + (step - self.steps) / self.run_down
+        if self.run_down_minutes > 0:
+            progress = max(progress, 1 - minutes_left / self.run_down_minutes)
+        warm = (step + 1 - self.settle) / self.warm_up
+        sunk = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+        return self.learning_rate * min(sunk, warm)
 
 
 class Learner(nn.Module):
@@ -139,12 +181,13 @@ class Learner(nn.Module):
         loss, matched = self.matcher(tokens[:, :, config.num_special_tokens :], truth, grid)
         return loss, {'patches': float(loss.detach()), 'patches_matched': float(matched)}
 
-    def forward(self, batch: Batch, decoded: list[int]) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, batch: Batch, decoded: list[int], asked: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
         """Loss of a batch, and its parts for the log.
 
         Args:
             batch: input and truth.
             decoded: frames whose depth is decoded; the dense head costs as much as half of the transformer.
+            asked: patches whose attention is supervised, None for all.
         """
         model, config, targets = self.model, self.config, batch.targets
         if model.camera_head is None or model.depth_head is None:
@@ -157,13 +200,14 @@ class Learner(nn.Module):
         poses = model.camera_head(layers[model.config.depth - 1][:, :, 0].float())
         camera = camera_loss(poses, targets)
         shift = shift_loss(poses, targets)
+        pairs = pair_loss(poses, targets)
         dense = regression_loss(
             depth.float(), confidence.float(), targets.depth[:, decoded, ..., None], targets.valid[:, decoded], 'grad'
         )
         truth = correspond(targets, patch)
         grid = (H // patch, W // patch)
         patches, patches_matched = self.matcher(layers[0][:, :, special:, : model.config.embed_dim], truth, grid)
-        matching = [attention_loss(model, seen[i], truth, grid) for i in MATCHING_LAYERS]
+        matching = [attention_loss(model, seen[i], truth, grid, asked) for i in MATCHING_LAYERS]
         probed = [
             probe(layers[i][:, :, special:], targets, truth, patch)
             for probe, i in zip(self.probes, PROBED_LAYERS, strict=True)
@@ -171,6 +215,7 @@ class Learner(nn.Module):
         parts = {
             **camera,
             'shift': shift,
+            **pairs,
             **{f'depth_{name}': value for name, value in dense.items()},
             'patches': patches,
             'patches_matched': patches_matched,
@@ -182,12 +227,36 @@ class Learner(nn.Module):
         loss = (
             config.camera * (camera['translation'] + config.rotation * camera['rotation'] + config.fov * camera['fov'])
             + config.shift * shift
+            + config.pair_turn * pairs['pair_turn']
+            + config.pair_direction * pairs['pair_direction']
+            + config.pair_length * pairs['pair_length']
             + config.depth * sum(dense.values())
             + config.patches * patches
             + config.attention * parts['attention']
             + config.place * parts['place']
             + config.point * parts['point']
         )
+        return loss, {name: float(value.detach()) for name, value in parts.items()}
+
+    def fit_probes(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Loss of the probes and the matcher on a model that does not learn, and its parts for the log."""
+        config, targets = self.model.config, batch.targets
+        special, patch = config.num_special_tokens, config.patch_size
+        H, W = batch.images.shape[-2:]
+        with torch.no_grad(), self._precision(batch.images.device.type):
+            layers = self.model.aggregator(batch.images)
+        truth = correspond(targets, patch)
+        patches, matched = self.matcher(layers[0][:, :, special:, : config.embed_dim], truth, (H // patch, W // patch))
+        probed = [
+            probe(layers[i][:, :, special:], targets, truth, patch)
+            for probe, i in zip(self.probes, PROBED_LAYERS, strict=True)
+        ]
+        parts = {
+            'patches': patches,
+            'patches_matched': matched,
+            **{name: torch.stack([p[name] for p in probed]).mean() for name in ('place', 'point')},
+        }
+        loss = parts['patches'] + parts['place'] + parts['point']
         return loss, {name: float(value.detach()) for name, value in parts.items()}
 
     @staticmethod
@@ -219,7 +288,13 @@ class StepGradient:
             loss.backward()
             return {'loss': float(loss.detach()), **parts}
         decoded = sorted(rng.permutation(frames)[: max(1, frames // 2)].tolist())
-        loss, parts = learner(batch, decoded)
+        if stage.probes_only:
+            loss, parts = learner.fit_probes(batch)
+            loss.backward()
+            return {'loss': float(loss.detach()), **parts}
+        patches = math.prod(stage.image_size) // learner.model.config.patch_size**2
+        asked = torch.from_numpy(rng.permutation(patches)[: patches // 3])
+        loss, parts = learner(batch, decoded, asked)
         loss.backward()
         return {'loss': float(loss.detach()), **parts}
 
@@ -245,7 +320,8 @@ def train(
         run: folder for checkpoint, log and pictures.
         minutes: time budget.
         resume: go on from the checkpoint in run, if there is one.
-        start: weights to begin with where nothing is resumed, such as the shipped ones; skips the first stage.
+        start: weights to begin with where nothing is resumed, such as the shipped ones; config should be one
+            `from_weights`.
         stop_at: stop before this step, with the schedule left as it is.
         processes, threads: how the work is spread over one machine.
         device: where the network is trained, such as cuda; another one than the CPU takes one process.
@@ -267,7 +343,6 @@ def train(
     if step == 0 and start is not None:
         learner.model.load_state_dict(load_vggt(start).state_dict())
         average = Average(learner.model, config.average_decay)
-        step = next(0 if stage.whole else stage.until for stage in config.stages)
     run.mkdir(parents=True, exist_ok=True)
     (run / 'config.json').write_text(json.dumps(asdict(config), indent=1))
     end = config.steps if stop_at is None else min(stop_at, config.steps)
@@ -276,7 +351,8 @@ def train(
     previous = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))  # finish the step, then save
     with GradientWorkers(learner, StepGradient(config, pool, device), processes, threads) as workers:
         while not stopped and step < end and time.monotonic() - started < 60 * minutes:
-            optimiser.set_rate(config.rate(step))
+            rate = config.rate(step, minutes - (time.monotonic() - started) / 60)
+            optimiser.set_rate(rate)
             parts = workers.gradients(step)
             norm = nn.utils.clip_grad_norm_(learner.parameters(), config.clip)
             if not torch.isfinite(norm):
@@ -287,11 +363,11 @@ def train(
             average.update(learner.model, step)
             step += 1
             now = time.monotonic()
-            _log(run, step, now - started, config.rate(step), float(norm), parts)
+            _log(run, step, now - started, rate, float(norm), parts)
             if now - reported > 30:
                 print(f'step {step} ' + ' '.join(f'{k} {v:.3f}' for k, v in parts.items()), flush=True)
                 reported = now
-            if now - saved > 120:
+            if now - saved > 300:
                 save_checkpoint(run, step, learner, optimiser, average)
                 _draw(run)
                 saved = now
@@ -323,7 +399,11 @@ def main() -> None:
     parser.add_argument('--run', type=Path, default=Path('runs/nano'))
     parser.add_argument('--minutes', type=float, default=60)
     parser.add_argument('--resume', action='store_true', help='go on from the checkpoint in --run, if there is one')
-    parser.add_argument('--start', type=Path, help='weights to begin with, such as vggt/weights/nano.safetensors')
+    parser.add_argument(
+        '--start', type=Path, help='weights to begin with, as vggt/weights/nano.safetensors; again with --resume'
+    )
+    parser.add_argument('--run-down', type=float, default=0.0, help='minutes before the end in which the rate sinks')
+    parser.add_argument('--rate', type=float, default=TrainConfig.learning_rate, help='learning rate of the plateau')
     parser.add_argument('--processes', type=int, default=2)
     parser.add_argument('--threads', type=int, default=1, help='of each process')
     parser.add_argument('--device', default='cpu', help='cpu, or cuda with --processes 1')
@@ -334,7 +414,11 @@ def main() -> None:
     if arguments.export:
         write_weights(arguments.run, arguments.export)
         return
-    config = TrainConfig().scaled(arguments.steps, arguments.frames_factor)
+    keep_freed_memory(KEPT_BYTES, KEPT_BYTES)
+    config = TrainConfig(learning_rate=arguments.rate, run_down_minutes=arguments.run_down)
+    if arguments.start:
+        config = config.from_weights()
+    config = config.scaled(arguments.steps, arguments.frames_factor)
     train(
         config,
         arguments.pool,

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from training.batches import draw_batch, mirror, resize, targets_of
-from training.correspondence import PatchMatcher, attention_loss, correspond, lift, shift_loss
+from training.correspondence import PatchMatcher, attention_loss, correspond, lift, pair_loss, shift_loss
 from training.losses import Targets
 from training.nano import make_nano
 from training.pool import Pool
 from training.windows import Window
+from vggt.geometry import rotation_from_quaternion
 from vggt.pose_encoding import encode_pose_encoding
 
 GRID = (12, 16)
@@ -132,6 +133,63 @@ def test_a_shift_is_judged_by_its_length(targets: Targets) -> None:
     assert 0.4 * shift_loss(none, long) < shift_loss(half, long) < 0.6 * shift_loss(none, long)
     # A shift of half the length that is missed altogether costs nearly as much; only below 0.03 it counts for less.
     assert 0.8 * shift_loss(none, long) < shift_loss(none, short) < shift_loss(none, long)
+
+
+@pytest.fixture
+def apart(targets: Targets) -> Targets:
+    """The same turns, and cameras half of the scene's distance from the first one."""
+    cam_from_world = targets.cam_from_world.clone()
+    cam_from_world[:, 1:, :, 3] = torch.tensor([[0.5, 0.0, 0.0], [0.0, 0.0, 0.5]])
+    return replace(targets, cam_from_world=cam_from_world)
+
+
+def encoding_of(targets: Targets) -> torch.Tensor:
+    return encode_pose_encoding(targets.cam_from_world, targets.K, targets.depth.shape[-2:])[None].clone()
+
+
+def test_true_poses_cost_no_pair_anything(apart: Targets) -> None:
+    poses = encoding_of(apart).requires_grad_()
+    losses = pair_loss(poses, apart)
+    assert all(0 <= loss < 1e-3 for loss in losses.values())
+    sum(losses.values()).backward()
+    assert torch.isfinite(poses.grad).all()
+
+
+def test_a_turn_of_all_cameras_but_one_costs_the_pairs_that_it_parts(apart: Targets) -> None:
+    turned = encoding_of(apart)
+    angle = torch.tensor(0.2)
+    half_turn = rotation_from_quaternion(torch.tensor([0.0, (angle / 2).sin(), 0.0, (angle / 2).cos()]))
+    moved = replace(apart, cam_from_world=apart.cam_from_world.clone())
+    moved.cam_from_world[:, 1] = half_turn @ apart.cam_from_world[:, 1]  # one of three frames: two of three pairs
+    turned = encoding_of(moved)
+    assert float(pair_loss(turned, apart)['pair_turn']) == pytest.approx(2 / 3 * float((angle / 2).sin()), rel=1e-3)
+
+
+def test_direction_and_length_of_a_shift_are_judged_apart(apart: Targets) -> None:
+    still, short, back = (encoding_of(apart) for _ in range(3))
+    still[..., :3] = 0
+    short[..., :3] /= 2
+    back[..., :3] *= -1
+    losses = {name: pair_loss(pose, apart) for name, pose in (('still', still), ('short', short), ('back', back))}
+    assert losses['short']['pair_direction'] < 1e-3  # scaled about the first camera: every direction is right
+    assert float(losses['short']['pair_length']) == pytest.approx(np.log(2), rel=1e-2)
+    assert losses['back']['pair_length'] < 1e-3
+    assert float(losses['back']['pair_direction']) == pytest.approx(2, rel=1e-2)
+    assert float(losses['still']['pair_direction']) == pytest.approx(
+        1, rel=1e-2
+    )  # no answer, half as bad as a wrong one
+
+
+def test_attention_of_all_patches_asked_is_that_of_none_named(targets: Targets) -> None:
+    found = correspond(targets, patch_size=8)
+    generator = torch.Generator().manual_seed(0)
+    random = {name: torch.randn(3, 3, 3 * (2 + GRID[0] * GRID[1]), 64, generator=generator) for name in 'qk'}
+    loss, _ = attention_loss(make_nano(0), random, found, GRID)
+    shuffled = torch.randperm(GRID[0] * GRID[1], generator=generator)
+    again, _ = attention_loss(make_nano(0), random, found, GRID, shuffled)
+    third, _ = attention_loss(make_nano(0), random, found, GRID, shuffled[:64])
+    assert float(again) == pytest.approx(float(loss), rel=1e-5)
+    assert float(third) == pytest.approx(float(loss), rel=0.1)  # a sample of the same
 
 
 def test_batches_come_in_the_asked_form(pool_folder: Path) -> None:

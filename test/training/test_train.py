@@ -83,6 +83,24 @@ def test_learning_rate_warms_up_and_sinks() -> None:
     assert rates[-1] < 0.02 * config.learning_rate
 
 
+def test_the_rate_can_follow_the_clock() -> None:
+    config = replace(TrainConfig(), run_down_minutes=50)
+    step = config.warm_up + 1
+    rates = [config.rate(step, minutes_left=left) for left in (90, 50, 40, 25, 10, 0)]
+    assert rates[:2] == [config.learning_rate] * 2
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rates[3] == pytest.approx(0.505 * config.learning_rate)
+    assert rates[-1] == pytest.approx(0.01 * config.learning_rate)
+    assert config.rate(config.steps - 1, minutes_left=90) < 0.02 * config.learning_rate  # steps that run out count too
+
+
+def test_weights_that_are_gone_on_with_warm_up_after_their_probes() -> None:
+    config = TrainConfig().from_weights(settle=60)
+    assert config.stage(59).probes_only
+    assert not config.stage(60).probes_only
+    assert config.rate(60) < config.rate(80) < config.rate(config.settle + config.warm_up) == config.learning_rate
+
+
 def test_a_schedule_can_end_elsewhere_and_have_larger_batches() -> None:
     config = TrainConfig()
     begin = config.stages[1].until
@@ -113,13 +131,22 @@ def test_exported_weights_load_by_the_public_path_and_say_the_same(finished: Pat
     assert not torch.equal(depth, shipped_depth)
 
 
-def test_a_run_can_start_from_shipped_weights(finished: Path, pool_folder: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_shipped_weights_with_its_probes_alone(
+    finished: Path, pool_folder: Path, tmp_path: Path
+) -> None:
     write_weights(finished, tmp_path)
     start = tmp_path / 'nano.safetensors'
-    assert train(SMALL, pool_folder, tmp_path / 'run', minutes=5, start=start, stop_at=2) == 2  # skips the first stage
-    began, ended = tensors_of(tmp_path / 'run'), tensors_of(finished)
-    for name in ('aggregator.global_blocks.2.mlp.fc1.weight', 'camera_head.embed_pose.weight'):
-        assert torch.equal(began[f'learner.model.{name}'], ended[f'average.{name}'].half().float())
+    config, run = SMALL.from_weights(settle=2), tmp_path / 'run'
+    assert train(config, pool_folder, run, minutes=5, start=start, stop_at=2) == 2
+    settled, ended = tensors_of(run), tensors_of(finished)
+    model = [name for name in settled if name.startswith('learner.model.')]
+    shipped = {name: ended[name.replace('learner.model.', 'average.')].half().float() for name in model}
+    assert [name for name in model if not torch.equal(settled[name], shipped[name])] == []
+    assert not torch.equal(settled['learner.probes.0.read.weight'], ended['learner.probes.0.read.weight'])
+    assert train(config, pool_folder, run, minutes=5, resume=True, start=start) == SMALL.steps
+    moved = tensors_of(run)
+    name = 'learner.model.aggregator.global_blocks.2.mlp.fc1.weight'
+    assert not torch.equal(moved[name], shipped[name])
 
 
 def test_workers_leave_the_mean_gradient(pool_folder: Path) -> None:
