@@ -51,6 +51,9 @@ setup(
         'tqdm',
         'trimesh',
     ],
-    extras_require={'studio': ['gradio', 'viser']},  # the web page and the live view
+    extras_require={
+        'studio': ['gradio', 'viser'],  # the web page and the live view
+        'batch': ['ray'],  # recordings beside each other, on one machine or a cluster
+    },
     zip_safe=False,
 )

@@ -58,11 +58,14 @@ def test_every_other_import_is_installed_by_pip_and_by_the_makefile():
     }
     by_pip = {name_of(line) for line in re.search(r'install_requires=\[(.*?)\]', SETUP, re.DOTALL)[1].split("'")[1::2]}
     by_make = {name_of(line) for line in requirements('torch-cpu', 'numerics', 'runtime')}
-    extra = {name_of(line) for line in re.search(r"'studio': \[(.*?)\]", SETUP)[1].split("'")[1::2]}
-    web = extra | {'starlette'}  # gradio's own foundation
-    assert used - by_pip <= web
-    assert used - by_make <= web
-    assert extra == {name_of(line) for line in requirements('studio')}
+    extra = set()
+    for name in ('studio', 'batch'):
+        of_it = {name_of(line) for line in re.search(rf"'{name}': \[(.*?)\]", SETUP)[1].split("'")[1::2]}
+        assert of_it == {name_of(line) for line in requirements(name)}
+        extra |= of_it
+    extra.add('starlette')  # gradio's own foundation
+    assert used - by_pip <= extra
+    assert used - by_make <= extra
 
 
 def test_only_the_web_page_knows_the_web():

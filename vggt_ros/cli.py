@@ -1,4 +1,4 @@
-"""The command `vggt_ros`: run, replay, evaluate, demo, studio, view, doctor."""
+"""The command `vggt_ros`: run, batch, replay, evaluate, demo, studio, view, doctor."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from vggt_ros.core.memory import keep_freed_memory
 # when its command is asked for: some need torch, some need rclpy, and --help needs neither.
 COMMANDS = {
     'run': ('vggt_ros.run', 'turn a bag, a video or a folder of images into depth, clouds and poses'),
+    'batch': ('vggt_ros.batch.command', 'the same for many recordings, beside each other on Ray; can be resumed'),
     'replay': ('vggt_ros.replay', 'play a recording into live topics'),
     'evaluate': ('vggt_ros.results.evaluate', 'how good a result is, against a true trajectory and measured depth'),
     'demo': ('vggt_ros.demo', 'start the node, replay the clip that ships with the package, check what it publishes'),
