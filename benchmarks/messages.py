@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 
 from benchmarks.network import cpu_name
-from vggt_ros.clouds import first_in_voxel, known_points, lift, organised_cloud
+from vggt_ros.clouds import lift, voxel_points
 from vggt_ros.core.memory import keep_freed_memory
 from vggt_ros.decode import decode_image
 from vggt_ros.encode import MessageMaker
@@ -69,11 +69,10 @@ def cases(height: int, width: int) -> list[Case]:
     pose = np.eye(4)
 
     def cloud() -> Any:
-        return make.cloud(STAMP_NS, FRAME_ID, organised_cloud(*lift(depth, image, K)), is_dense=False)
+        return make.organised_cloud(STAMP_NS, FRAME_ID, *lift(depth, image, K))
 
     def filtered() -> Any:
-        points = known_points(*planes)
-        return make.cloud(STAMP_NS, FRAME_ID, points.take(first_in_voxel(points.xyz, 0.02)).packed(), is_dense=True)
+        return make.cloud(STAMP_NS, FRAME_ID, voxel_points(*planes, 0.02).packed())
 
     return [
         Case('decode rgb8', image.nbytes, lambda: decode_image(raw)),
@@ -101,7 +100,7 @@ def cases(height: int, width: int) -> list[Case]:
 def packed_cloud(make: MessageMaker, planes: tuple[np.ndarray, ...]) -> Any:
     """A PointCloud2 of points that are lifted already."""
     x, y, z, rgb = planes
-    return make.cloud(STAMP_NS, FRAME_ID, organised_cloud(x, y, z, rgb), is_dense=False)
+    return make.organised_cloud(STAMP_NS, FRAME_ID, x, y, z, rgb)
 
 
 def raw_image(pixels: np.ndarray, encoding: str, height: int = 0) -> Any:

@@ -46,7 +46,6 @@ def camera_at(x: float, y: float, z: float, yaw_deg: float) -> np.ndarray:
 MOUNTS = {0: camera_at(0, 0, 0, 0), 1: camera_at(0, -0.25, 0, -60), 2: camera_at(-0.3, 0.2, 0, 170)}
 
 
-
 def beside(right: float, yaw_deg: float) -> np.ndarray:
     """[4, 4] a second camera in the optical frame of the first, so many metres to the right, turned to the right."""
     pose = np.eye(4)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from vggt_ros.core.voxels import BITS, first_of_each
+
+Planes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x, y, z, rgb, as of lift
+_AXIS_MASK = (1 << BITS) - 1  # 42 km at 2 cm before two voxels share a key
 
 
 class Points(NamedTuple):
@@ -29,11 +35,13 @@ class Points(NamedTuple):
 
     def packed(self) -> np.ndarray:
         """[N, 4] float32: x, y, z and the colour's bits."""
-        x, y, z = self.xyz
-        return _pack(x, y, z, self.rgb)
+        packed = np.empty((self.rgb.size, 4), np.float32)
+        packed.T[:3] = self.xyz
+        packed.view(np.uint32)[:, 3] = self.rgb  # as integers: a float copy may change a NaN's bits
+        return packed
 
 
-def lift(depth: np.ndarray, image: np.ndarray, K: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def lift(depth: np.ndarray, image: np.ndarray, K: np.ndarray) -> Planes:
     """One coloured point per pixel, in the optical frame.
 
     Args:
@@ -48,21 +56,36 @@ def lift(depth: np.ndarray, image: np.ndarray, K: np.ndarray) -> tuple[np.ndarra
     z = depth.astype(np.float32, copy=False)
     x = z * ((np.arange(width) - K[0, 2]) / K[0, 0]).astype(np.float32)
     y = z * ((np.arange(height) - K[1, 2]) / K[1, 1]).astype(np.float32)[:, None]
-    bgra = cv2.cvtColor(image, cv2.COLOR_RGB2BGRA)  # little-endian: blue is the lowest byte
-    return x, y, z, bgra.view(np.uint32)[..., 0] & np.uint32(0x00FFFFFF)
+    rgb = cv2.cvtColor(image, cv2.COLOR_RGB2BGRA).view(np.uint32)[..., 0]  # little-endian: blue is the lowest byte
+    return x, y, z, np.bitwise_and(rgb, np.uint32(0x00FFFFFF), out=rgb)
 
 
-def organised_cloud(x: np.ndarray, y: np.ndarray, z: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-    """Four [H, W] planes of `lift` -> [H, W, 4] float32 packed points; unknown ones stay, as NaN."""
-    return _pack(x, y, z, rgb)
+def pack_planes(x: np.ndarray, y: np.ndarray, z: np.ndarray, rgb: np.ndarray, packed: np.ndarray) -> None:
+    """Four [H, W] planes of `lift` -> packed [H, W, 4] float32, in place; unknown points stay, as NaN."""
+    cv2.merge((x, y, z, rgb.view(np.float32)), packed)  # moves bits: a float copy may change a NaN's
 
 
-def known_points(x: np.ndarray, y: np.ndarray, z: np.ndarray, rgb: np.ndarray, stride: int = 1) -> Points:
-    """Four [H, W] planes of `lift` -> every stride-th row and column, without the unknown."""
-    if stride > 1:
-        x, y, z, rgb = (np.ascontiguousarray(plane[::stride, ::stride]) for plane in (x, y, z, rgb))
-    known = np.flatnonzero(np.isfinite(z))
-    return Points(np.stack([plane.reshape(-1)[known] for plane in (x, y, z)]), rgb.reshape(-1)[known])
+def thinned(planes: Planes, stride: int) -> Planes:
+    """Every stride-th row and column of four [H, W] planes."""
+    if stride == 1:
+        return planes
+    x, y, z, rgb = (np.ascontiguousarray(plane[::stride, ::stride]) for plane in planes)
+    return x, y, z, rgb
+
+
+def known_points(x: np.ndarray, y: np.ndarray, z: np.ndarray, rgb: np.ndarray) -> Points:
+    """Four [H, W] planes of `lift` -> their points without the unknown."""
+    known = np.isfinite(z)
+    xyz = np.empty((3, np.count_nonzero(known)), np.float32)
+    for row, plane in zip(xyz, (x, y, z), strict=True):
+        row[:] = plane[known]
+    return Points(xyz, rgb[known])
+
+
+def voxel_points(x: np.ndarray, y: np.ndarray, z: np.ndarray, rgb: np.ndarray, voxel_size: float) -> Points:
+    """Four [H, W] planes of `lift` -> the first known point of each voxel."""
+    kept = first_in_voxel((x, y, z), voxel_size)
+    return Points(np.stack([plane.reshape(-1)[kept] for plane in (x, y, z)]), rgb.reshape(-1)[kept])
 
 
 def coloured_points(points: np.ndarray, rgb: np.ndarray) -> Points:
@@ -71,41 +94,30 @@ def coloured_points(points: np.ndarray, rgb: np.ndarray) -> Points:
     return Points(np.ascontiguousarray(points.T, np.float32), red << 16 | green << 8 | blue)
 
 
-def first_in_voxel(xyz: np.ndarray, voxel_size: float) -> np.ndarray:
+def first_in_voxel(xyz: np.ndarray | Sequence[np.ndarray], voxel_size: float) -> np.ndarray:
     """Which points to keep so that each voxel keeps the first of its points.
 
-    A hash table filled by one indexed assignment, and again for the few that met a full slot, instead of the sort
-    inside np.unique.
+    Neighbours mostly share a voxel, and a point whose left or upper neighbour does is not the first: that leaves few to
+    be looked up in a table.
 
     Args:
-        xyz: [3, N] finite coordinates.
+        xyz: three arrays of one shape, [N] or [H, W]: coordinates, NaN where unknown.
         voxel_size: edge, in the same unit.
 
     Returns:
-        [M] indices, ascending.
+        [M] indices into the flattened arrays, ascending, of known points.
     """
-    cells = np.floor(xyz * np.float32(1 / voxel_size)).astype(np.int64)
-    # 21 bits an axis: 40 km at 2 cm before two voxels share a key.
-    keys = ((cells[0] & 0x1FFFFF) << 42 | (cells[1] & 0x1FFFFF) << 21 | (cells[2] & 0x1FFFFF)).view(np.uint64)
-    waiting = np.arange(keys.size, dtype=np.int32)
-    bits = keys.size.bit_length() + 1
-    table = np.empty(1 << bits, np.int32)
-    kept = [waiting[:0]]
-    multiplier = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: Fibonacci hashing, Knuth vol. 3, sec. 6.4
-    while waiting.size:
-        slots = ((keys * np.uint64(multiplier)) >> np.uint64(64 - bits)).view(np.int64)
-        order = np.arange(waiting.size, dtype=np.int32)
-        table[slots[::-1]] = order[::-1]  # of a repeated index the last assignment stays: the first point
-        winners = table[slots]
-        kept.append(waiting[winners == order])
-        left = keys != keys[winners]  # another voxel has the slot
-        keys, waiting = keys[left], waiting[left]
-        multiplier = (multiplier + 0x3C6EF372FE94F82A) % 2**64  # even step: it stays odd, and the slots change
-    return np.sort(np.concatenate(kept))
-
-
-def _pack(x: np.ndarray, y: np.ndarray, z: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-    packed = np.empty((*x.shape, 4), np.float32)
-    packed[..., 0], packed[..., 1], packed[..., 2] = x, y, z
-    packed.view(np.uint32)[..., 3] = rgb  # as integers: a float copy may change a NaN's bits
-    return packed
+    cells = [np.multiply(plane, np.float32(1 / voxel_size)) for plane in xyz]
+    for cell in cells:
+        np.floor(cell, out=cell)
+    starts = np.isfinite(cells[2])
+    for axis in range(starts.ndim):
+        later = (slice(None),) * axis + (slice(1, None),)
+        before = (slice(None),) * axis + (slice(None, -1),)
+        differs = cells[0][later] != cells[0][before]
+        for cell in cells[1:]:
+            differs |= cell[later] != cell[before]
+        starts[later] &= differs  # NaN differs from all
+    first = np.flatnonzero(starts)
+    x, y, z = (cell.reshape(-1)[first].astype(np.int64) & _AXIS_MASK for cell in cells)
+    return first[first_of_each(x << 2 * BITS | y << BITS | z)]

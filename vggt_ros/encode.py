@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from vggt_ros.clouds import Points, coloured_points, first_in_voxel, known_points, lift, organised_cloud
+from vggt_ros.clouds import Points, coloured_points, known_points, lift, pack_planes, thinned, voxel_points
 from vggt_ros.core.config import Config, FramesConfig
 from vggt_ros.core.covariance import LOST, move_covariance
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid, move_points, quaternion_xyzw
@@ -221,13 +221,13 @@ class Encoder:
             return
         planes = lift(frame.depth, frame.image, self._intrinsics(frame))
         if _is_wanted('~/points', wanted):
-            yield '~/points', self.make.cloud(frame.stamp_ns, frame.frame_id, organised_cloud(*planes), is_dense=False)
-        points = known_points(*planes, self.config.cloud.cloud_stride)
+            yield '~/points', self.make.organised_cloud(frame.stamp_ns, frame.frame_id, *planes)
+        planes = thinned(planes, self.config.cloud.cloud_stride)
         if _is_wanted('~/points_filtered', wanted):
-            filtered = points.take(first_in_voxel(points.xyz, self.config.cloud.voxel_size))
-            yield '~/points_filtered', self.make.cloud(frame.stamp_ns, frame.frame_id, filtered.packed(), is_dense=True)
+            filtered = voxel_points(*planes, self.config.cloud.voxel_size)
+            yield '~/points_filtered', self.make.cloud(frame.stamp_ns, frame.frame_id, filtered.packed())
         if _is_wanted('~/world_points', wanted):
-            world_points.append(points.transformed(frame.map_from_cam))
+            world_points.append(known_points(*planes).transformed(frame.map_from_cam))
 
     def _window(
         self, update: Update, stamp: int, world_points: list[Points], wanted: Collection[str] | None
@@ -235,7 +235,7 @@ class Encoder:
         world, make = self.config.frames.world_frame, self.make
         if world_points:
             packed = np.concatenate([points.packed() for points in world_points])
-            yield '~/world_points', make.cloud(stamp, world, packed, is_dense=True)
+            yield '~/world_points', make.cloud(stamp, world, packed)
         yield '~/window_poses', make.pose_array(stamp, world, update.map_from_window_cams)
         if _is_wanted('~/path', wanted):
             yield '~/path', make.path(stamp, world, [one.message for one in self._path])
@@ -249,7 +249,7 @@ class Encoder:
         if not np.array_equal(self._world_from_map, np.eye(4)):
             xyz = move_points(self._world_from_map, xyz)
         points = coloured_points(xyz, rgb).packed()
-        return self.make.cloud(stamp, self.config.frames.world_frame, points, is_dense=True)
+        return self.make.cloud(stamp, self.config.frames.world_frame, points)
 
     def _map_is_due(self, stamp: int) -> bool:
         period_ns = round(self.config.map.map_publish_period * 1e9)
@@ -260,7 +260,8 @@ class MessageMaker:
     """Arrays -> messages of one kind of message classes (rclpy's or a bag's)."""
 
     def __init__(self, messages: MessageTypes) -> None:
-        self._bytes, self._doubles = messages.bytes_field, messages.doubles_field
+        self._bytes, self._new_bytes, self._doubles = messages.bytes_field, messages.new_bytes, messages.doubles_field
+        self._with_data = messages.with_data
         self._time = messages['builtin_interfaces/msg/Time']
         self._header = messages['std_msgs/msg/Header']
         self._image = messages['sensor_msgs/msg/Image']
@@ -291,9 +292,9 @@ class MessageMaker:
     def image(self, stamp_ns: int, frame_id: str, encoding: str, pixels: np.ndarray) -> Any:
         """[H, W] or [H, W, C] pixels -> Image without row padding."""
         height, width = pixels.shape[:2]
-        return self._image(
-            header=self.header(stamp_ns, frame_id), height=height, width=width, encoding=encoding, is_bigendian=0,
-            step=pixels.nbytes // height, data=self._bytes(pixels),
+        return self._with_data(
+            self._image, self._bytes(pixels), header=self.header(stamp_ns, frame_id), height=height, width=width,
+            encoding=encoding, is_bigendian=0, step=pixels.nbytes // height,
         )  # fmt: skip
 
     def camera_info(self, stamp_ns: int, frame_id: str, size: tuple[int, ...], K: np.ndarray) -> Any:
@@ -307,16 +308,27 @@ class MessageMaker:
             roi=self._roi(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
         )  # fmt: skip
 
-    def cloud(self, stamp_ns: int, frame_id: str, points: np.ndarray, *, is_dense: bool) -> Any:
-        """[H, W, 4] or [N, 4] packed points -> PointCloud2; [N, 4] is unorganised, of height 1."""
-        height, width = points.shape[:2] if points.ndim == 3 else (1, len(points))
+    def cloud(self, stamp_ns: int, frame_id: str, points: np.ndarray) -> Any:
+        """[N, 4] packed points, all known -> unorganised PointCloud2, of height 1."""
+        return self._points(stamp_ns, frame_id, (1, len(points)), self._bytes(points), is_dense=True)
+
+    def organised_cloud(
+        self, stamp_ns: int, frame_id: str, x: np.ndarray, y: np.ndarray, z: np.ndarray, rgb: np.ndarray
+    ) -> Any:
+        """Four [H, W] planes of clouds.lift -> PointCloud2 of that shape, packed where the message holds them."""
+        data = self._new_bytes(16 * z.size)
+        pack_planes(x, y, z, rgb, np.frombuffer(data, np.float32).reshape(*z.shape, 4))
+        return self._points(stamp_ns, frame_id, z.shape, data, is_dense=False)
+
+    def _points(self, stamp_ns: int, frame_id: str, size: tuple[int, ...], data: Any, *, is_dense: bool) -> Any:
+        height, width = size
         fields = [
             self._field(name=name, offset=offset, datatype=_FLOAT32, count=1)
             for name, offset in (('x', 0), ('y', 4), ('z', 8), ('rgb', 12))
         ]
-        return self._cloud(
-            header=self.header(stamp_ns, frame_id), height=height, width=width, fields=fields, is_bigendian=False,
-            point_step=16, row_step=16 * width, data=self._bytes(points), is_dense=is_dense,
+        return self._with_data(
+            self._cloud, data, header=self.header(stamp_ns, frame_id), height=height, width=width, fields=fields,
+            is_bigendian=False, point_step=16, row_step=16 * width, is_dense=is_dense,
         )  # fmt: skip
 
     def pose(self, target_from_body: np.ndarray) -> Any:

@@ -379,6 +379,29 @@ def test_first_in_voxel_keeps_the_first_of_each_voxel_like_a_plain_loop():
     assert first_in_voxel(xyz[:, :0], 0.2).size == 0
 
 
+def test_first_in_voxel_of_a_picture_with_holes_is_that_of_its_points_in_a_row():
+    rng = np.random.default_rng(1)
+    rows, columns = np.mgrid[:40, :60].astype(np.float32)
+    xyz = np.stack([columns / 20, rows / 20, np.sin(columns / 9) + rng.normal(scale=0.01, size=rows.shape)], axis=0)
+    xyz = xyz.astype(np.float32)
+    xyz[:, rng.random(rows.shape) < 0.2] = np.nan
+    xyz[:, 10:13, :30] = np.nan
+    known = np.flatnonzero(np.isfinite(xyz[2]))
+    in_a_row = first_in_voxel(xyz.reshape(3, -1)[:, known], 0.2)
+    assert 100 < len(in_a_row) < len(known) / 4
+    np.testing.assert_array_equal(first_in_voxel(xyz, 0.2), known[in_a_row])
+
+
+def test_a_message_holds_the_bytes_it_is_given_and_no_copy(messages: MessageTypes):
+    data = messages.new_bytes(6)
+    image = messages.with_data(messages['sensor_msgs/msg/Image'], data, height=1, width=2, encoding='rgb8', step=6,
+                               header=messages['std_msgs/msg/Header'](
+                                   stamp=messages['builtin_interfaces/msg/Time'](sec=1, nanosec=2), frame_id='c'),
+                               is_bigendian=0)  # fmt: skip
+    assert image.data is data
+    assert (image.header.frame_id, image.width, image.encoding) == ('c', 2, 'rgb8')
+
+
 def test_topics_resolve_under_the_nodes_name():
     assert resolve('~/odom') == '/vggt/odom'
     assert resolve('~/odom', '/robot1/vggt') == '/robot1/vggt/odom'

@@ -192,9 +192,7 @@ def placed(updates: Iterable[Update]) -> list[PlacedFrame]:
     return [frame for update in updates for frame in update.frames]
 
 
-def assert_on_truth(
-    updates: list[Update], pipeline: Pipeline, network: SimulatedPredictor | SimulatedNetwork
-) -> None:
+def assert_on_truth(updates: list[Update], pipeline: Pipeline, network: SimulatedPredictor | SimulatedNetwork) -> None:
     """Every frame once and in order, at its true pose; every point of the cloud on a true surface.
 
     The only freedom is where the first window put the world: its camera at the map's origin, with the axes of a body.

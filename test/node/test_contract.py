@@ -295,9 +295,7 @@ def test_weights_that_take_long_are_told_of(caplog: pytest.LogCaptureFixture) ->
 # Sim time.
 
 
-def test_a_clock_that_never_comes_is_said(
-    make_node: Callable[..., VggtNode], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_clock_that_never_comes_is_said(make_node: Callable[..., VggtNode], caplog: pytest.LogCaptureFixture) -> None:
     make_node(**SMALL, use_sim_time=True)
     deadline = time.monotonic() + 20
     while 'use_sim_time is set and no /clock has come' not in caplog.text:

@@ -167,9 +167,7 @@ def test_depth_and_confidence_of_a_frame_are_shown(done: Visitor) -> None:
     pictures = ('#picture_image img', '#picture_depth img', '#picture_confidence img')
     first = [done.page.get_attribute(one, 'src') for one in pictures]
     done.set_number('frame', 3)
-    done.page.wait_for_function(
-        "before => document.querySelector('#picture_depth img')?.src != before", arg=first[1]
-    )
+    done.page.wait_for_function("before => document.querySelector('#picture_depth img')?.src != before", arg=first[1])
     for one in pictures:
         response = done.fetch(done.page.get_attribute(one, 'src'))
         assert response.ok

@@ -102,17 +102,22 @@ class ModelConfig(Section):
     )
 
     head_precision: str = setting(
-        'fp32', 'number format of the depth head; a lower one changes depth by some 1e-3',
+        'fp32',
+        'number format of the depth head; a lower one changes depth by some 1e-3',
         one_of=('fp32', 'bf16', 'fp16'),
     )
     compile: bool = setting(False, 'compile the network before the first image, which takes a minute or more')
     approximate_key_stride: int = setting(
-        1, 'approximation: in global attention every n-th patch of all frames but the first is seen; 1 is exact',
-        at_least=1, at_most=16,
+        1,
+        'approximation: in global attention every n-th patch of all frames but the first is seen; 1 is exact',
+        at_least=1,
+        at_most=16,
     )
     approximate_camera_rounds: int = setting(
-        0, 'approximation: rounds of the camera head; 0 runs as many as it was trained with, which is exact',
-        at_least=0, at_most=16,
+        0,
+        'approximation: rounds of the camera head; 0 runs as many as it was trained with, which is exact',
+        at_least=0,
+        at_most=16,
     )
 
     @property
@@ -142,7 +147,10 @@ class KeyframeConfig(Section):
 
     prefix: ClassVar[str] = 'keyframe_'
     min_translation_px: float = setting(
-        0.0, 'median optical flow since the last keyframe, pixels of the source image', at_least=0, at_most=500,
+        0.0,
+        'median optical flow since the last keyframe, pixels of the source image',
+        at_least=0,
+        at_most=500,
         dynamic=True,
     )
     min_interval_s: float = setting(0.0, 'seconds between keyframes', at_least=0, at_most=60, dynamic=True)
@@ -153,23 +161,35 @@ class StreamConfig(Section):
     """What happens over time."""
 
     max_frame_gap_s: float = setting(
-        2.0, 'a longer pause between frames ends the window and starts a new one; 0 never does', at_least=0, at_most=60,
+        2.0,
+        'a longer pause between frames ends the window and starts a new one; 0 never does',
+        at_least=0,
+        at_most=60,
         dynamic=True,
     )
     max_latency_s: float = setting(
-        5.0, 'a result is dropped when its newest frame arrived longer ago than this', at_least=0.1, at_most=9.0,
+        5.0,
+        'a result is dropped when its newest frame arrived longer ago than this',
+        at_least=0.1,
+        at_most=9.0,
         dynamic=True,
     )
     latency_budget_s: float = setting(
-        0.0, 'seconds that a window may take; where it takes more, window_stride and then window_size are lowered; 0 '
-        'leaves both', at_least=0, at_most=9, dynamic=True,
+        0.0,
+        'seconds that a window may take; where it takes more, window_stride and then window_size are lowered; 0 '
+        'leaves both',
+        at_least=0,
+        at_most=9,
+        dynamic=True,
     )
     publish_frames: str = setting(
         'new', 'publish every new frame of a window, or only the latest', one_of=('new', 'latest'), dynamic=True
     )
     on_time_jump: str = setting(
-        'reset', 'stamps that go back by over a second: reset starts a new map, ignore drops them',
-        one_of=('reset', 'ignore'), dynamic=True,
+        'reset',
+        'stamps that go back by over a second: reset starts a new map, ignore drops them',
+        one_of=('reset', 'ignore'),
+        dynamic=True,
     )
     publish_when_unsubscribed: bool = setting(False, 'run the network even when nobody listens', dynamic=True)
 
@@ -185,7 +205,8 @@ class CameraConfig(Section):
     )
     camera_info_timeout_s: float = setting(3.0, 'seconds to wait for the first CameraInfo', at_least=0, at_most=60)
     rectify: str = setting(
-        'auto', 'auto takes lens distortion out of images whose CameraInfo has it, never leaves it in',
+        'auto',
+        'auto takes lens distortion out of images whose CameraInfo has it, never leaves it in',
         one_of=('auto', 'never'),
     )
     output_resolution: str = setting(
@@ -202,7 +223,8 @@ class MaskConfig(Section):
         '', 'picture of the size of the camera image, black where it shows the robot; {camera} is the name in a rig'
     )
     mode: str = setting(
-        'none', 'masks on the topic mask, mono8, 0 where a pixel does not count: none, the latest, or by stamp',
+        'none',
+        'masks on the topic mask, mono8, 0 where a pixel does not count: none, the latest, or by stamp',
         one_of=('none', 'latest', 'stamped'),
     )
     timeout_s: float = setting(
@@ -235,18 +257,20 @@ class ScaleConfig(Section):
     scale_min_motion: float = setting(
         0.1, 'metres the camera must move within a window before odometry tells a scale', above=0
     )
-    scale_sync_s: float = setting(
-        0.05, 'seconds that the other sensor may be off the image', at_least=0, at_most=1
-    )
+    scale_sync_s: float = setting(0.05, 'seconds that the other sensor may be off the image', at_least=0, at_most=1)
     camera_height: float = setting(
-        0.0, 'metres from floor to camera, for scale_source camera_height; 0 takes it from base -> camera, the base '
-        'being on the floor', at_least=0, at_most=100,
+        0.0,
+        'metres from floor to camera, for scale_source camera_height; 0 takes it from base -> camera, the base '
+        'being on the floor',
+        at_least=0,
+        at_most=100,
     )
     camera_baseline: float = setting(
         0.0, 'metres between the two cameras, for scale_source baseline', at_least=0, at_most=100
     )
     gravity_source: str = setting(
-        'mount', 'what makes the map level: mount (the robot stands level at the start), imu, or none',
+        'mount',
+        'what makes the map level: mount (the robot stands level at the start), imu, or none',
         one_of=('mount', 'imu', 'none'),
     )
 
@@ -310,7 +334,9 @@ class MapConfig(Section):
         4096, 'keyframes remembered with a small depth image, 12 kB each; of two alike one goes', at_least=1
     )
     view_min_shift: float = setting(
-        0.1, 'a keyframe nearer to another than this share of its depth, and turned less, is not remembered', above=0,
+        0.1,
+        'a keyframe nearer to another than this share of its depth, and turned less, is not remembered',
+        above=0,
         at_most=1,
     )
     view_min_angle_deg: float = setting(
@@ -331,15 +357,9 @@ class LoopConfig(Section):
     min_inlier_ratio: float = setting(
         0.5, 'share of points on which the network, seeing both visits, must agree with each', at_least=0, at_most=1
     )
-    min_overlap: float = setting(
-        0.4, 'share of the points of one visit that the other must see', at_least=0, at_most=1
-    )
-    min_agreement: float = setting(
-        0.5, 'share of those that must lie where the other sees them', at_least=0, at_most=1
-    )
-    min_correlation: float = setting(
-        0.2, 'of the grey of those points in both visits, -1 to 1', at_least=-1, at_most=1
-    )
+    min_overlap: float = setting(0.4, 'share of the points of one visit that the other must see', at_least=0, at_most=1)
+    min_agreement: float = setting(0.5, 'share of those that must lie where the other sees them', at_least=0, at_most=1)
+    min_correlation: float = setting(0.2, 'of the grey of those points in both visits, -1 to 1', at_least=-1, at_most=1)
     min_shared_view: float = setting(
         0.47, 'share of patches that both visits must show, all shifted alike', at_least=0, at_most=1
     )

@@ -291,9 +291,7 @@ class Pipeline:
         if loop is not None:
             self.statistics.loops += loop.is_closed
             self.statistics.loops_rejected += not loop.is_closed
-        return dataclasses.replace(
-            update, map_from_odom=self.odometry.map_from_odom, moved_path=moved_path, loop=loop
-        )
+        return dataclasses.replace(update, map_from_odom=self.odometry.map_from_odom, moved_path=moved_path, loop=loop)
 
     def _level(self, prediction: Prediction) -> Prediction:
         """Turn a map that begins level, where an IMU tells how."""

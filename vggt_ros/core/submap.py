@@ -207,9 +207,7 @@ class Map:
             How each window moved, new_from_old in the map.
         """
         places = self.trail.map_from_windows
-        moves = {
-            index: place @ places[index].inverse() for index, place in map_from_windows.items() if index in places
-        }
+        moves = {index: place @ places[index].inverse() for index, place in map_from_windows.items() if index in places}
         self.trail.move(map_from_windows)
         self.submaps = deque((_moved(one, map_from_windows) for one in self.submaps), maxlen=self.submaps.maxlen)
         if self.latest is not None and self.latest.index in moves:

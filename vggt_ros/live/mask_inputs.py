@@ -61,9 +61,7 @@ class MaskInputs:
         reliability: ReliabilityPolicy,
         durability: DurabilityPolicy,
     ) -> None:
-        qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST, depth=DEPTH, reliability=reliability, durability=durability
-        )
+        qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=DEPTH, reliability=reliability, durability=durability)
         quiet = subscription_event_callbacks(incompatible_qos=lambda event: None)  # of the two, one always misfits
         self._subscriptions.append(self._node.create_subscription(Image, topic, take, qos, event_callbacks=quiet))
 

@@ -119,9 +119,7 @@ class LiveScene:
         way = np.array([[one.pose.position.x, one.pose.position.y, one.pose.position.z] for one in poses])
         if len(way) > 1:
             steps = np.stack([way[:-1], way[1:]], axis=1).astype(np.float32)
-            self.server.scene.add_line_segments(
-                '/path', steps, (30, 110, 255), thickness=3.0, thickness_units='screen'
-            )
+            self.server.scene.add_line_segments('/path', steps, (30, 110, 255), thickness=3.0, thickness_units='screen')
 
     def _show_new_points(self, xyz: np.ndarray, rgb: np.ndarray) -> None:
         """Points of the last windows, until a map comes that has them."""

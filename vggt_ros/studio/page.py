@@ -137,9 +137,7 @@ class _Page:
                 self.depth = gr.Image(label='Depth: near red, far blue', elem_id='picture_depth', **look)
                 self.sure = gr.Image(label='Confidence: high yellow', elem_id='picture_confidence', **look)
         self.downloads = gr.File(label='Downloads', file_count='multiple', interactive=False, elem_id='downloads')
-        gr.Markdown(
-            '  \n'.join(f'`{name}`: {text}.' for name, text in DOWNLOADS.items()), elem_classes='credit'
-        )
+        gr.Markdown('  \n'.join(f'`{name}`: {text}.' for name, text in DOWNLOADS.items()), elem_classes='credit')
 
     def _connect(self) -> None:
         inputs = [self.inputs_text, self.gallery]
@@ -161,9 +159,7 @@ class _Page:
             **{**hidden, 'show_progress': 'full', 'show_progress_on': [self.scene]},
         )  # fmt: skip
         for name, button in self.examples.items():
-            button.click(
-                self._open_example(name), self.controls, [*everything, self.interval, self.mode], **hidden
-            )
+            button.click(self._open_example(name), self.controls, [*everything, self.interval, self.mode], **hidden)
         for control in self.controls:
             _chosen(control)(self._adjust, self.controls, [self.status, self.scene, self.downloads], **hidden)
         self.frame.release(self._pictures, [self.frame], pictures, **hidden)
