@@ -168,7 +168,7 @@ class Encoder:
         map_from_world = invert_rigid(self._world_from_map)
         if base_from_cam is not None:
             base = _base_pose(frame, base_from_cam)
-            odom = _moved(base, invert_rigid(map_from_odom) @ map_from_world)
+            odom = _moved(_base_pose(_as_odometry(frame), base_from_cam), invert_rigid(map_from_odom) @ map_from_world)
             if frames.publish_odom_to_base_tf:
                 transforms = [make.odom_to_base(stamp, frames, odom.world_from_base)]
                 if frames.publish_map_to_odom_tf:
@@ -419,11 +419,13 @@ def _in_world(update: Update, world_from_map: np.ndarray) -> Update:
 
 
 def _frame_in_world(frame: PlacedFrame, world_from_map: np.ndarray) -> PlacedFrame:
+    odometry = frame.odometry_covariance
     return dataclasses.replace(
         frame,
         map_from_cam=world_from_map @ frame.map_from_cam,
         covariance=_turned(frame.covariance, world_from_map),
         step_covariance=_turned(frame.step_covariance, world_from_map),
+        odometry_covariance=None if odometry is None else _turned(odometry, world_from_map),
         views=tuple(_frame_in_world(view, world_from_map) for view in frame.views),
     )
 
@@ -452,6 +454,12 @@ def _latest(frames: tuple[PlacedFrame, ...]) -> tuple[PlacedFrame]:
     """The last frame alone; its way from the one published before errs by no more than all the steps between."""
     steps = np.sum([frame.step_covariance for frame in frames], axis=0)
     return (dataclasses.replace(frames[-1], step_covariance=steps),)
+
+
+def _as_odometry(frame: PlacedFrame) -> PlacedFrame:
+    """With the covariance that odometry has, which drifts on where a loop has put the map right."""
+    odometry = frame.odometry_covariance
+    return frame if odometry is None else dataclasses.replace(frame, covariance=odometry)
 
 
 def _base_pose(frame: PlacedFrame, base_from_cam: np.ndarray) -> _BasePose:

@@ -180,7 +180,7 @@ def submap_of(status: SeamStatus, start: int = 0, shift: float = 0.0) -> Submap:
 
 
 def covariance_after(status: SeamStatus) -> np.ndarray:
-    uncertainty, first, second = Uncertainty(4), submap_of(SeamStatus.FIRST), submap_of(status, 2)
+    uncertainty, first, second = Uncertainty(4, 100), submap_of(SeamStatus.FIRST), submap_of(status, 2)
     for submap, before in ((first, None), (second, first)):
         poses = submap.placement.map_from_window.transform_pose(submap.prediction.window_from_cam)
         answers = uncertainty.place(submap, before, poses)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import scene
 from scipy.spatial.transform import Rotation
+from scipy.stats import chi2
 
 from vggt_ros.core.config import Config
+from vggt_ros.core.covariance import nees
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import Sim3, invert_rigid, rotation_angle, unproject_depth
 from vggt_ros.core.loops.loop_closure import Candidate, make_place, thinned
@@ -100,6 +102,26 @@ class Drifting:
         pass
 
 
+class Erring(Drifting):
+    """Errs anew in every window instead: each camera by a third of a degree and a hundredth of the window's extent."""
+
+    def __init__(self, world_from_cams: np.ndarray, seed: int) -> None:
+        super().__init__(world_from_cams, bias=0.0)
+        self.rng = np.random.default_rng(seed)
+
+    def _answer(self, window: Window, scale: float, bias: float) -> Prediction:
+        answer = super()._answer(window, scale, bias)
+        window_from_cam, count = answer.window_from_cam, len(window.frames)
+        extent = float(np.ptp(window_from_cam[:, :3, 3], axis=0).max())
+        turns = Rotation.from_rotvec(self.rng.normal(0, np.radians(0.3) / np.sqrt(3), (count, 3))).as_matrix()
+        window_from_cam[:, :3, :3] = window_from_cam[:, :3, :3] @ turns
+        window_from_cam[:, :3, 3] += self.rng.normal(0, 0.01 * extent / np.sqrt(3), (count, 3))
+        cam_from_window = invert_rigid(window_from_cam) @ window_from_cam[0]
+        cam_from_window[0] = np.eye(4)
+        depth = answer.depth * np.exp(self.rng.normal(0, 0.01, (count, 1, 1))).astype(np.float32)
+        return dataclasses.replace(answer, cam_from_window=cam_from_window, depth=depth)
+
+
 def run(predictor: Drifting, **values):
     pipeline = Pipeline(Config().with_values({'confidence_percentile': 0.0, **values}), predictor)
     answers = [*map(pipeline.add_frame, scene.frames_of(predictor.world_from_cams)), pipeline.flush()]
@@ -130,6 +152,30 @@ def test_coming_back_puts_the_way_right(laps):
     assert open_.statistics.loops == 0
     # 3 % of a lap's turn is 11 degrees of drift; what remains is the bent way between, which a loop cannot know
     assert way_error(closed) < way_error(open_) / 2
+
+
+def test_after_a_loop_poses_are_better_known_and_err_as_much_as_they_say():
+    """NEES of the last poses over four runs; without the loop their covariances are several times as large."""
+    walk, found, shrunk = scene.walk(COUNT), [], []
+    for seed in range(4):
+        predictor = Erring(walk, seed)
+        pipeline, updates = run(predictor)
+        assert pipeline.statistics.loops >= 1
+        (_, open_updates) = run(Erring(walk, seed), loop_closure=False)
+        frames, alone = ([f for u in some for f in u.frames] for some in (updates, open_updates))
+        shrunk.append(np.trace(alone[-1].covariance[:3, :3]) / np.trace(frames[-1].covariance[:3, :3]))
+        # odometry stays where it was when a loop is closed, and drifts on
+        np.testing.assert_allclose(frames[-1].odometry_covariance, alone[-1].covariance, rtol=0.5, atol=1e-4)
+        assert np.trace(frames[-1].odometry_covariance) > np.trace(frames[-1].covariance)
+        truth = walk.copy()
+        truth[:, :3, 3] *= predictor.scales[0]
+        truth = frames[0].map_from_cam @ invert_rigid(truth[0]) @ truth
+        for frame, pose in list(zip(frames, truth, strict=True))[-4:]:
+            turn = Rotation.from_matrix(frame.map_from_cam[:3, :3] @ pose[:3, :3].T).as_rotvec()
+            found.append(nees(np.concatenate([frame.map_from_cam[:3, 3] - pose[:3, 3], turn]), frame.covariance))
+    assert np.median(shrunk) > 2
+    lowest, highest = chi2.ppf([0.025, 0.975], 6 * 4) / 4
+    assert lowest < np.mean(found) < highest
 
 
 def test_the_cloud_moves_with_its_windows(laps):

@@ -9,6 +9,11 @@ knows its own spread to a third only.
 An error at one place is another one elsewhere: a turn swings what is far away, a growth drives it outwards. So drift
 of the scale shows in a pose as a shift along the way from where it was picked up.
 
+A closed loop places the newest window a second time: as well as the old place is known, plus what the loop errs by. The
+better of the two holds from then on. That is the covariance along the best way through the graph; edges left out can
+only make it smaller, so it never says too little. It was chosen over the inverse of the whole graph, which costs more
+the longer the map is and takes all loops for independent.
+
 Left out: errors that neighbouring windows share, such as a network that always bends the way to one side. No seam
 shows them, and the true error is then larger than said.
 """
@@ -192,6 +197,22 @@ class Drift:
         """Of what is known now nothing is revised any more."""
         return replace(self, fixed=self.covariance(noise), of_noise=np.zeros((3, 7, 7)))
 
+    def grown(self, before: Drift | None, after: Drift) -> Drift:
+        """With what was added on the way from one drift to another."""
+        if before is None:
+            return self
+        before, here = before.at(after.place), self.at(after.place)
+        fixed, of_noise = after.fixed - before.fixed, after.of_noise - before.of_noise
+        return replace(here, fixed=here.fixed + fixed, of_noise=here.of_noise + of_noise)
+
+    def seen_from(self, target_from_source: Sim3) -> Drift:
+        """In the axes and unit of another frame; lengths of the joint were those of the frame before."""
+        turn = np.eye(7)
+        turn[:3, :3], turn[3:6, 3:6] = target_from_source.scale * target_from_source.R, target_from_source.R
+        return Drift(
+            target_from_source.transform_points(self.place), turn @ self.fixed @ turn.T, turn @ self.of_noise @ turn.T
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class FrameCovariance:
@@ -200,10 +221,12 @@ class FrameCovariance:
     Args:
         pose: [6, 6] of its pose: shift and turn in the fixed axes of the map.
         step: [6, 6] of the way there from the frame before, likewise; LOST where there is none.
+        odometry: [6, 6] of its pose as odometry has it, which no loop corrects; None where that is `pose`.
     """
 
     pose: np.ndarray
     step: np.ndarray
+    odometry: np.ndarray | None = None
 
 
 class Uncertainty:
@@ -211,13 +234,17 @@ class Uncertainty:
 
     Args:
         depth_frames: shared frames, the newest first, whose depth tells the scale of a window (alignment_max_frames).
+        max_windows: windows that a loop may lead back to (loop_max_windows).
     """
 
-    def __init__(self, depth_frames: int) -> None:
+    def __init__(self, depth_frames: int, max_windows: int) -> None:
         self.noise = CameraNoise()
-        self._depth_frames = depth_frames
+        self._depth_frames, self._max_windows = depth_frames, max_windows
+        # by window, in its own frame, so that it stays when the map moves: place [3] and covariance [7, 7]
+        self._drift_of: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._seams = 0  # learnt from
         self._drift: Drift | None = None  # of the last window that others are placed on
+        self._uncorrected: Drift | None = None  # what that were without loops; None where there were none
         self._last: np.ndarray | None = None  # [3] place of the newest frame with a pose
 
     def place(self, submap: Submap, before: Submap | None, map_from_cams: np.ndarray) -> list[FrameCovariance]:
@@ -236,6 +263,8 @@ class Uncertainty:
             return [FrameCovariance(LOST, LOST)] * (len(map_from_cams) - submap.shared)
         extent = _extent(map_from_cams[is_posed], submap)
         drift, seam = self._join(submap, before, map_from_cams, extent)
+        if self._uncorrected is not None:
+            self._uncorrected = self._uncorrected.grown(self._drift, drift)
         own = self._of_noise(_own(extent))
         answers = []
         for i in range(submap.shared, len(map_from_cams)):
@@ -245,10 +274,13 @@ class Uncertainty:
             here = map_from_cams[i, :3, 3]
             defines_map = before is None and i == 0
             pose = START if defines_map else drift.at(here).covariance(self.noise) + own + START
-            step = self._step(here, drift, seam, own)
-            answers.append(FrameCovariance(pose[:6, :6], step[:6, :6]))
+            step, odometry = self._step(here, drift, seam, own), None
+            if self._uncorrected is not None:
+                odometry = (self._uncorrected.at(here).covariance(self.noise) + own + START)[:6, :6]
+            answers.append(FrameCovariance(pose[:6, :6], step[:6, :6], odometry))
             self._last, seam = here, np.zeros((7, 7))
         self._drift = drift if self._seams < SETTLED else drift.settled(self.noise)
+        self._remember(submap.index, submap.placement.map_from_window)
         return answers
 
     def joint_deviations(self, submap: Submap) -> np.ndarray | None:
@@ -269,17 +301,36 @@ class Uncertainty:
         """The map has been corrected, and the last window has moved in it; what is known of its errors goes with it."""
         if self._last is not None:
             self._last = new_from_old.transform_points(self._last)
-        if self._drift is None:
+        if self._drift is not None:
+            self._drift = self._drift.seen_from(new_from_old)
+        if self._uncorrected is not None:
+            self._uncorrected = self._uncorrected.seen_from(new_from_old)
+
+    def close(self, old: int, map_from_old: Sim3, new: int, map_from_new: Sim3, loop: Drift) -> None:
+        """A loop was closed between an old window and the last one: it is now known at least as well as that says.
+
+        Args:
+            old, new: numbers of the windows.
+            map_from_old, map_from_new: their places, the loop closed.
+            loop: what the loop errs by, in the frame of the old window.
+        """
+        before = self._drift_of.get(old)
+        if before is None or self._drift is None:
             return
-        turn = np.eye(7)
-        turn[:3, :3], turn[3:6, 3:6] = new_from_old.scale * new_from_old.R, new_from_old.R
-        self._drift = replace(
-            self._drift,
-            place=new_from_old.transform_points(self._drift.place),
-            fixed=turn @ self._drift.fixed @ turn.T,
-            of_noise=turn @ self._drift.of_noise @ turn.T,
-            joint=None,  # its lengths were those of the map before
-        )
+        way = loop.seen_from(map_from_old)
+        start = Drift(*before, np.zeros((3, 7, 7))).seen_from(map_from_old).at(way.place)
+        through = replace(way, fixed=start.covariance(self.noise) + way.fixed)
+        now = self._drift.at(way.place)
+        if np.linalg.slogdet(through.covariance(self.noise))[1] < np.linalg.slogdet(now.covariance(self.noise))[1]:
+            self._uncorrected, self._drift = self._uncorrected or self._drift, through
+            self._remember(new, map_from_new)
+
+    def _remember(self, index: int, map_from_window: Sim3) -> None:
+        assert self._drift is not None
+        drift = self._drift.settled(self.noise).seen_from(map_from_window.inverse())
+        self._drift_of[index] = drift.place, drift.fixed
+        if len(self._drift_of) > self._max_windows:
+            del self._drift_of[next(iter(self._drift_of))]
 
     def _join(
         self, submap: Submap, before: Submap | None, map_from_cams: np.ndarray, extent: float
@@ -347,6 +398,28 @@ def measure_joint(submap: Submap, before: Submap, extent: float, depth_frames: i
         extent=extent,
         extent_before=_extent(map_from_then.transform_pose(then.window_from_cam[then.is_posed]), before),
     )
+
+
+def loop_drift(old: Submap, together: Submap, new: Submap, depth_frames: int) -> Drift | None:
+    """What a loop errs by: two joints, of either visit with a window that holds frames of both.
+
+    Args:
+        old, together, new: placed in one frame.
+        depth_frames: as Uncertainty has it.
+
+    Returns:
+        At the cameras of the new visit; None where a joint cannot be measured.
+    """
+    joints = []
+    for before, after in ((old, together), (together, new)):
+        placed = after.placement.map_from_window.transform_pose(after.prediction.window_from_cam)
+        joint = measure_joint(after, before, _extent(placed[after.prediction.is_posed], after), depth_frames)
+        if joint is None:
+            return None
+        joints.append(joint)
+    first, second = joints
+    of_noise = move_covariance(first.of_noise(), second.centre - first.centre) + second.of_noise()
+    return Drift(second.centre, np.zeros((7, 7)), of_noise)
 
 
 def move_covariance(covariance: np.ndarray, step: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vggt_ros.core.config import CloudConfig, Config
-from vggt_ros.core.covariance import LOST, FrameCovariance, Uncertainty
+from vggt_ros.core.covariance import LOST, Drift, FrameCovariance, Uncertainty
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, move_points, unproject_pixels
 from vggt_ros.core.loops.loop_report import LoopReport
 from vggt_ros.core.metric.scale_report import ScaleReport
@@ -59,6 +59,7 @@ class PlacedFrame:
         camera: index in the rig; 0 is the reference.
         views: what the rig's other cameras saw at that moment, by rising camera.
         step_covariance: [6, 6] of the way there from the frame before, likewise; LOST where that is not known.
+        odometry_covariance: [6, 6] of the pose as odometry has it, which no loop corrects; None where that is the same.
     """
 
     stamp_ns: int
@@ -72,6 +73,7 @@ class PlacedFrame:
     camera: int = 0
     views: tuple[PlacedFrame, ...] = ()
     step_covariance: np.ndarray = field(default_factory=LOST.copy)
+    odometry_covariance: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +129,7 @@ class Map:
         self.voxels = self._new_voxels()
         self._windows = 0
         self._map_from_cam: np.ndarray | None = None  # of the newest frame with a pose
-        self._uncertainty = Uncertainty(self.config.alignment.max_frames)
+        self._uncertainty = Uncertainty(self.config.alignment.max_frames, self.config.loop.max_windows)
 
     @property
     def map_from_first_camera(self) -> np.ndarray:
@@ -218,6 +220,12 @@ class Map:
                 self._map_from_cam = new_from_old.transform_pose(self._map_from_cam)
         return moves
 
+    def learn_loop(self, old: int, new: int, loop: Drift) -> None:
+        """A loop that was closed between windows, and what it errs by in the frame of the old one: see Uncertainty."""
+        places = self.trail.map_from_windows
+        if self.latest is not None and self.latest.index == new and old in places:
+            self._uncertainty.close(old, places[old], new, places[new], loop)
+
     def take_points(self, moved: VoxelMap, since: int) -> None:
         """Go on with a cloud that was moved beside the stream, and the points that came after point number `since`."""
         moved.insert(*self.voxels.points_since(since))
@@ -304,6 +312,7 @@ class Map:
             map_from_cam=map_from_cam,
             covariance=covariance.pose,
             step_covariance=covariance.step,
+            odometry_covariance=covariance.odometry,
         )
 
     def _lasting(self, frames: tuple[PlacedFrame, ...], submap: Submap) -> Iterator[PlacedFrame]:

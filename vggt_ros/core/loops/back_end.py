@@ -35,6 +35,7 @@ DRIFT = 4.0  # standard deviations by which a loop may differ from what the seam
 # Errors that neighbouring windows share do not show at their seams. What a network may do over a whole way, assumed:
 SHARED_TURN, SHARED_SHIFT, SHARED_GROWTH = 0.05, 0.05, 0.3  # of the turns and of the way; of the log of the scale
 SEAM_GROWTH = 0.01  # its part at one seam
+BELIEVED = 0.5  # weight of a loop, 0 to 1, from which on poses count as known by it
 SPREAD_SHARE = 0.3  # of the points' distance: pixels of a frame err by more than its camera does
 POINTS_A_WINDOW = 200_000  # points of the cloud that are moved in the time of a window, with much to spare
 FEW_POINTS = 20_000  # are moved at once: 20 ms
@@ -73,7 +74,8 @@ class BackEnd:
         self._seams: deque[np.ndarray] = deque([np.full(7, 0.02)], maxlen=8)  # [7] deviations of the last ones
         self.reports: list[LoopReport] = []
         self._solving = self._moving = None
-        self._loop_ends: list[int] = []  # windows, of loops that are not solved yet
+        self._new: list[Candidate] = []  # closed, and not solved yet
+        self._solved: list[Candidate] = []  # being solved
         self._is_at_rest = True  # the whole graph, not only what the last loops changed most
         self._moves: dict[int, Sim3] = {}  # of windows whose points are yet to follow
         self._moved_until, self._moved_at = 0, 0  # number of the newest point that is being moved; window to take it at
@@ -166,7 +168,7 @@ class BackEnd:
             is_closed = drift < DRIFT
             if is_closed:
                 self.graph.connect(edge)
-                self._loop_ends += [edge.i, edge.j]
+                self._new.append(candidate)
                 log.info('loop closed: window %d is back at window %d', new.index, old.index)
         return LoopReport(
             new.index, old.index, new.sketch.stamps_ns[-1], old.sketch.stamps_ns[-1], candidate.evidence, drift,
@@ -203,8 +205,9 @@ class BackEnd:
     def _start_solving(self) -> None:
         assert self._pool is not None
         if self._solving is None:
-            ends = [index for index in self._loop_ends if index in self.graph.nodes]
-            self._loop_ends = []
+            self._solved, self._new = self._new, []
+            ends = [place.index for loop in self._solved for place in (loop.old, loop.new)]
+            ends = [index for index in ends if index in self.graph.nodes]
             self._solving = self._pool.submit(self.graph.copy().settle, ends)
 
     def _take_solution(self, solving: Future[Solution]) -> Correction | None:
@@ -220,8 +223,17 @@ class BackEnd:
         self.graph.nodes.update(solution.map_from_windows)
         for index, move in self._map.move(solution.map_from_windows).items():
             self._moves[index] = move @ self._moves[index] if index in self._moves else move
+        self._learn_loops(solution)
         self._move_points()
         return Correction(before, self._map.newest[1], stamp)
+
+    def _learn_loops(self, solution: Solution) -> None:
+        """The newest window is known as well as its loop says, as far as that is believed."""
+        for loop in self._solved:
+            weight = solution.loop_weights.get((loop.old.index, loop.new.index), 0.0)
+            if weight > BELIEVED and loop.drift is not None:
+                self._map.learn_loop(loop.old.index, loop.new.index, loop.drift)
+        self._solved = []
 
     def _move_points(self) -> None:
         """Of the windows that have moved by half a voxel: at once where they are few, else beside the stream."""

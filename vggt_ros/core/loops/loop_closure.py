@@ -19,11 +19,14 @@ import numpy as np
 
 from vggt_ros.core.alignment import AGREE, MIN_POINTS, join
 from vggt_ros.core.config import AlignmentConfig, LoopConfig
+from vggt_ros.core.covariance import Drift, loop_drift
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import Sim3, move_points, unproject_pixels
 from vggt_ros.core.loops.loop_report import Evidence
 from vggt_ros.core.loops.retrieval import shared_view, similarity
+from vggt_ros.core.placement import Placement
 from vggt_ros.core.prediction import Prediction
+from vggt_ros.core.submap import Submap
 from vggt_ros.core.window import Window
 
 FRAMES = 4  # of a place: with as many of another they fill a window of 8, the size that VGGT was trained at
@@ -71,6 +74,7 @@ class Candidate:
         evidence: for it.
         old_from_new: how the windows lie, measured; None where it is no loop.
         spread: relative depth at which points of both visits agree, as far as measured.
+        drift: what old_from_new errs by, in the frame of the old window.
     """
 
     old: Place
@@ -78,6 +82,7 @@ class Candidate:
     evidence: Evidence
     old_from_new: Sim3 | None = None
     spread: float = float('nan')
+    drift: Drift | None = None
 
 
 class LoopCloser:
@@ -167,8 +172,15 @@ class LoopCloser:
         )
         if not self._convinces(evidence):
             return Candidate(old, new, evidence)
-        old_from_new = old_join.before_from_window @ new_join.before_from_window.inverse()
-        return Candidate(old, new, evidence, old_from_new, spread)
+        old_from_together, new_from_together = old_join.before_from_window, new_join.before_from_window
+        old_from_new = old_from_together @ new_from_together.inverse()
+        placed = (
+            Submap(old.sketch, Placement(Sim3.identity(), old_join.seam)),
+            Submap(together, Placement(old_from_together, old_join.seam)),
+            Submap(new.sketch, Placement(old_from_new, new_join.seam)),
+        )
+        drift = loop_drift(*placed, self.alignment.max_frames)
+        return Candidate(old, new, evidence, old_from_new, spread, drift)
 
     def _convinces(self, evidence: Evidence) -> bool:
         config = self.config

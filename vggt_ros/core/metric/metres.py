@@ -130,7 +130,7 @@ class Metres:
     def _convert_frame(self, frame: PlacedFrame, report: ScaleReport) -> PlacedFrame:
         scale = self.output_from_map.scale
         map_from_cam = self.output_from_map.transform_pose(frame.map_from_cam)
-        way = scale * (frame.map_from_cam[:3, 3] - self._start)
+        way, odometry = scale * (frame.map_from_cam[:3, 3] - self._start), frame.odometry_covariance
         return dataclasses.replace(
             frame,
             depth=frame.depth * np.float32(scale) if scale != 1 else frame.depth,
@@ -138,6 +138,7 @@ class Metres:
             views=tuple(self._convert_frame(view, report) for view in frame.views),
             covariance=_convert_covariance(frame.covariance, scale, way, report),
             step_covariance=_convert_covariance(frame.step_covariance, scale, np.zeros(3), report),
+            odometry_covariance=None if odometry is None else _convert_covariance(odometry, scale, way, report),
         )
 
     def _measure(self, prediction: Prediction, placement: Placement) -> Measurement | NoEvidence:
