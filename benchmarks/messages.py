@@ -72,7 +72,7 @@ def cases(height: int, width: int) -> list[Case]:
         return make.organised_cloud(STAMP_NS, FRAME_ID, *lift(depth, image, K))
 
     def filtered() -> Any:
-        return make.cloud(STAMP_NS, FRAME_ID, voxel_points(*planes, 0.02).packed())
+        return make.cloud(STAMP_NS, FRAME_ID, voxel_points(*planes, 0.02))
 
     return [
         Case('decode rgb8', image.nbytes, lambda: decode_image(raw)),

@@ -26,19 +26,20 @@ class Points(NamedTuple):
     rgb: np.ndarray
 
     def take(self, indices: np.ndarray) -> Points:
-        return Points(self.xyz[:, indices], self.rgb[indices])
+        return Points(self.xyz.take(indices, axis=1), self.rgb.take(indices))
 
     def transformed(self, target_from_source: np.ndarray) -> Points:
         """Moved by a [4, 4] rigid transform."""
         R, t = target_from_source[:3, :3].astype(np.float32), target_from_source[:3, 3:].astype(np.float32)
-        return Points(R @ self.xyz + t, self.rgb)
+        xyz = R @ self.xyz
+        xyz += t
+        return Points(xyz, self.rgb)
 
-    def packed(self) -> np.ndarray:
-        """[N, 4] float32: x, y, z and the colour's bits."""
-        packed = np.empty((self.rgb.size, 4), np.float32)
-        packed.T[:3] = self.xyz
-        packed.view(np.uint32)[:, 3] = self.rgb  # as integers: a float copy may change a NaN's bits
-        return packed
+    def pack(self, packed: np.ndarray) -> None:
+        """Into [N, 4] float32, in place: x, y, z and the colour's bits."""
+        if self.rgb.size:
+            x, y, z = self.xyz[:, None]
+            pack_planes(x, y, z, self.rgb[None], packed[None])
 
 
 def lift(depth: np.ndarray, image: np.ndarray, K: np.ndarray) -> Planes:
@@ -76,7 +77,10 @@ def thinned(planes: Planes, stride: int) -> Planes:
 def known_points(x: np.ndarray, y: np.ndarray, z: np.ndarray, rgb: np.ndarray) -> Points:
     """Four [H, W] planes of `lift` -> their points without the unknown."""
     known = np.isfinite(z)
-    xyz = np.empty((3, np.count_nonzero(known)), np.float32)
+    count = np.count_nonzero(known)
+    if count == z.size:
+        return Points(np.stack([plane.reshape(-1) for plane in (x, y, z)]), rgb.reshape(-1))
+    xyz = np.empty((3, count), np.float32)
     for row, plane in zip(xyz, (x, y, z), strict=True):
         row[:] = plane[known]
     return Points(xyz, rgb[known])

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from vggt_ros import cdr
 from vggt_ros.clouds import Points, coloured_points, known_points, lift, pack_planes, thinned, voxel_points
 from vggt_ros.core.config import Config, FramesConfig
 from vggt_ros.core.covariance import LOST, move_covariance
@@ -185,7 +186,7 @@ class Encoder:
     def _extend_path(self, stamp: int, map_from_cam: np.ndarray, cam_from_base: np.ndarray | None) -> None:
         """The robot's pose, or the camera's where nobody says how it is mounted."""
         pose = self._world_from_map @ (map_from_cam if cam_from_base is None else map_from_cam @ cam_from_base)
-        message = self.make.pose_stamped(stamp, self.config.frames.world_frame, pose)
+        message = self.make.path_pose(stamp, self.config.frames.world_frame, pose)
         self._path.append(_PathPose(stamp, map_from_cam, cam_from_base, message))
 
     def _of_camera(
@@ -225,7 +226,7 @@ class Encoder:
         planes = thinned(planes, self.config.cloud.cloud_stride)
         if _is_wanted('~/points_filtered', wanted):
             filtered = voxel_points(*planes, self.config.cloud.voxel_size)
-            yield '~/points_filtered', self.make.cloud(frame.stamp_ns, frame.frame_id, filtered.packed())
+            yield '~/points_filtered', self.make.cloud(frame.stamp_ns, frame.frame_id, filtered)
         if _is_wanted('~/world_points', wanted):
             world_points.append(known_points(*planes).transformed(frame.map_from_cam))
 
@@ -234,8 +235,7 @@ class Encoder:
     ) -> Iterator[tuple[str, Any]]:
         world, make = self.config.frames.world_frame, self.make
         if world_points:
-            packed = np.concatenate([points.packed() for points in world_points])
-            yield '~/world_points', make.cloud(stamp, world, packed)
+            yield '~/world_points', make.cloud(stamp, world, *world_points)
         yield '~/window_poses', make.pose_array(stamp, world, update.map_from_window_cams)
         if _is_wanted('~/path', wanted):
             yield '~/path', make.path(stamp, world, [one.message for one in self._path])
@@ -248,8 +248,7 @@ class Encoder:
         xyz, rgb = self._map_points()
         if not np.array_equal(self._world_from_map, np.eye(4)):
             xyz = move_points(self._world_from_map, xyz)
-        points = coloured_points(xyz, rgb).packed()
-        return self.make.cloud(stamp, self.config.frames.world_frame, points)
+        return self.make.cloud(stamp, self.config.frames.world_frame, coloured_points(xyz, rgb))
 
     def _map_is_due(self, stamp: int) -> bool:
         period_ns = round(self.config.map.map_publish_period * 1e9)
@@ -261,14 +260,17 @@ class MessageMaker:
 
     def __init__(self, messages: MessageTypes) -> None:
         self._bytes, self._new_bytes, self._doubles = messages.bytes_field, messages.new_bytes, messages.doubles_field
-        self._with_data = messages.with_data
+        self._with_data, self._is_path_serialised = messages.with_data, messages.is_path_serialised
         self._time = messages['builtin_interfaces/msg/Time']
         self._header = messages['std_msgs/msg/Header']
         self._image = messages['sensor_msgs/msg/Image']
         self._camera_info = messages['sensor_msgs/msg/CameraInfo']
         self._roi = messages['sensor_msgs/msg/RegionOfInterest']
         self._cloud = messages['sensor_msgs/msg/PointCloud2']
-        self._field = messages['sensor_msgs/msg/PointField']
+        field = messages['sensor_msgs/msg/PointField']
+        self._fields = [
+            field(name=name, offset=4 * i, datatype=_FLOAT32, count=1) for i, name in enumerate(('x', 'y', 'z', 'rgb'))
+        ]
         self._point = messages['geometry_msgs/msg/Point']
         self._vector = messages['geometry_msgs/msg/Vector3']
         self._quaternion = messages['geometry_msgs/msg/Quaternion']
@@ -308,9 +310,16 @@ class MessageMaker:
             roi=self._roi(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
         )  # fmt: skip
 
-    def cloud(self, stamp_ns: int, frame_id: str, points: np.ndarray) -> Any:
-        """[N, 4] packed points, all known -> unorganised PointCloud2, of height 1."""
-        return self._points(stamp_ns, frame_id, (1, len(points)), self._bytes(points), is_dense=True)
+    def cloud(self, stamp_ns: int, frame_id: str, *parts: Points) -> Any:
+        """Known points, one part behind the other -> unorganised PointCloud2, of height 1."""
+        count = sum(part.rgb.size for part in parts)
+        data, start = self._new_bytes(16 * count), 0
+        if count:
+            packed = np.frombuffer(data, np.float32).reshape(count, 4)
+            for part in parts:
+                part.pack(packed[start : start + part.rgb.size])
+                start += part.rgb.size
+        return self._points(stamp_ns, frame_id, (1, count), data, is_dense=True)
 
     def organised_cloud(
         self, stamp_ns: int, frame_id: str, x: np.ndarray, y: np.ndarray, z: np.ndarray, rgb: np.ndarray
@@ -322,12 +331,8 @@ class MessageMaker:
 
     def _points(self, stamp_ns: int, frame_id: str, size: tuple[int, ...], data: Any, *, is_dense: bool) -> Any:
         height, width = size
-        fields = [
-            self._field(name=name, offset=offset, datatype=_FLOAT32, count=1)
-            for name, offset in (('x', 0), ('y', 4), ('z', 8), ('rgb', 12))
-        ]
         return self._with_data(
-            self._cloud, data, header=self.header(stamp_ns, frame_id), height=height, width=width, fields=fields,
+            self._cloud, data, header=self.header(stamp_ns, frame_id), height=height, width=width, fields=self._fields,
             is_bigendian=False, point_step=16, row_step=16 * width, is_dense=is_dense,
         )  # fmt: skip
 
@@ -345,7 +350,17 @@ class MessageMaker:
     def pose_array(self, stamp_ns: int, frame_id: str, poses: np.ndarray) -> Any:
         return self._pose_array(header=self.header(stamp_ns, frame_id), poses=[self.pose(pose) for pose in poses])
 
+    def path_pose(self, stamp_ns: int, frame_id: str, target_from_body: np.ndarray) -> Any:
+        """A pose as `path` takes it."""
+        if not self._is_path_serialised:
+            return self.pose_stamped(stamp_ns, frame_id, target_from_body)
+        position = target_from_body[:3, 3].tolist()
+        return cdr.pose_stamped(stamp_ns, frame_id, position, quaternion_xyzw(target_from_body[:3, :3]))
+
     def path(self, stamp_ns: int, frame_id: str, poses: list[Any]) -> Any:
+        """A Path, or the bytes of one, of poses that path_pose made."""
+        if self._is_path_serialised:
+            return cdr.path(stamp_ns, frame_id, poses)
         return self._path(header=self.header(stamp_ns, frame_id), poses=poses)
 
     def transform(self, stamp_ns: int, target: str, source: str, target_from_source: np.ndarray) -> Any:
@@ -398,12 +413,16 @@ def standalone_tf_static(messages: MessageTypes, config: Config, stamp_ns: int, 
 
 def colour_depth(depth: np.ndarray) -> np.ndarray:
     """[H, W] depth -> [H, W, 3] uint8 RGB picture: near red, far blue, unknown black; scaled to its own range."""
-    inverse = 1 / np.maximum(depth, np.float32(1e-6))  # NaN stays NaN
-    sample = inverse[::4, ::4]
+    level = np.maximum(depth, np.float32(1e-6))  # NaN stays NaN
+    np.divide(np.float32(1), level, out=level)
+    sample = level[::4, ::4]
     sample = sample[np.isfinite(sample)]
     far, near = np.percentile(sample, (2, 98)) if sample.size else (0.0, 1.0)
-    level = (inverse - np.float32(far)) * np.float32(254 / max(near - far, 1e-12)) + 1
-    level = np.where(np.isfinite(level), np.clip(level, 1, 255), 0)  # 0 is kept for the unknown
+    level -= np.float32(far)
+    level *= np.float32(254 / max(near - far, 1e-12))
+    level += 1
+    np.clip(level, 1, 255, out=level)
+    level[np.isnan(level)] = 0  # kept for the unknown
     return cv2.applyColorMap(level.astype(np.uint8), _TURBO)
 
 

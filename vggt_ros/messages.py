@@ -22,12 +22,14 @@ class MessageTypes:
         bytes_field: array of any type and shape -> what a uint8[] field takes.
         new_bytes: count -> what a uint8[] field takes, of that many bytes that are still to be written.
         doubles_field: float64 array -> what a float64[] field of free length takes.
+        is_path_serialised: whether a nav_msgs/Path is made as the bytes of one (cdr.py).
     """
 
     find: Callable[[str], Any]
     bytes_field: Callable[[np.ndarray], Any]
     new_bytes: Callable[[int], Any]
     doubles_field: Callable[[np.ndarray], Any]
+    is_path_serialised: bool = False
 
     def __getitem__(self, name: str) -> Any:
         return self.find(name)
@@ -49,10 +51,14 @@ class MessageTypes:
         return message
 
 
-def ros_messages() -> MessageTypes:
-    """The classes of the ROS 2 installation, as rclpy publishes them."""
+def ros_messages(*, is_path_serialised: bool = False) -> MessageTypes:
+    """The classes of the ROS 2 installation, as rclpy publishes them; it publishes bytes as well."""
     return MessageTypes(
-        _import_message, _byte_array, lambda count: _ZERO * count, lambda values: array.array('d', values.tolist())
+        _import_message,
+        _byte_array,
+        lambda count: _ZERO * count,
+        lambda values: array.array('d', values.tolist()),
+        is_path_serialised,
     )
 
 

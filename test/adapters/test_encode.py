@@ -10,6 +10,7 @@ import pytest
 from recordings import FRAME_NS, START_NS, placed_frame, update_of
 from scipy.spatial.transform import Rotation
 
+from vggt_ros import cdr
 from vggt_ros.clouds import first_in_voxel
 from vggt_ros.core.config import Config
 from vggt_ros.core.covariance import LOST
@@ -17,7 +18,7 @@ from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, invert_rigid
 from vggt_ros.core.submap import SeamStatus
 from vggt_ros.decode import stamp_ns
 from vggt_ros.encode import Encoder, colour_depth, standalone_tf_static
-from vggt_ros.messages import MessageTypes, bag_messages
+from vggt_ros.messages import MessageTypes, bag_messages, bag_typestore, ros_messages
 from vggt_ros.topics import TOPIC, TOPICS, resolve, topics_of
 
 BASE_FROM_CAM = BODY_FROM_OPTICAL.copy()
@@ -400,6 +401,37 @@ def test_a_message_holds_the_bytes_it_is_given_and_no_copy(messages: MessageType
                                is_bigendian=0)  # fmt: skip
     assert image.data is data
     assert (image.header.frame_id, image.width, image.encoding) == ('c', 2, 'rgb8')
+
+
+@pytest.mark.parametrize('frame_id', ['', 'm', 'ma', 'map', 'map0', 'map_', 'odom_1', 'odom_21', 'köln'])
+def test_a_path_that_is_serialised_pose_by_pose_reads_as_any_other(frame_id: str):
+    rng = np.random.default_rng(len(frame_id))
+    for count in range(4):
+        poses = [(START_NS + i, rng.normal(size=3), rng.normal(size=4)) for i in range(count)]
+        records = [cdr.pose_stamped(stamp, frame_id, *pose) for stamp, *pose in poses]
+        data = cdr.path(START_NS - 1, frame_id, records)
+        path = bag_typestore().deserialize_cdr(data, 'nav_msgs/msg/Path')
+        assert bytes(bag_typestore().serialize_cdr(path, 'nav_msgs/msg/Path')) == data
+        assert (path.header.frame_id, stamp_ns(path.header.stamp)) == (frame_id, START_NS - 1)
+        assert len(path.poses) == count
+        for one, (stamp, position, orientation) in zip(path.poses, poses, strict=True):
+            p, q = one.pose.position, one.pose.orientation
+            assert (one.header.frame_id, stamp_ns(one.header.stamp)) == (frame_id, stamp)
+            assert [p.x, p.y, p.z, q.x, q.y, q.z, q.w] == [*position, *orientation]
+
+
+def test_a_serialised_path_is_what_rclpy_makes_of_the_message():
+    pytest.importorskip('rclpy')
+    from rclpy.serialization import deserialize_message
+
+    one, other = encoder(ros_messages(is_path_serialised=True)), encoder(ros_messages())
+    grown = Sim3(2.5, np.eye(3), np.array([0.1, 0.2, 0.3]))
+    for i in range(3):
+        update = dataclasses.replace(update_of(placed_frame(i)), output_from_before=grown if i == 2 else None)
+        (path,) = [output.message for output in one.encode(update, BASE_FROM_CAM) if output.topic == '~/path']
+        (expected,) = [output.message for output in other.encode(update, BASE_FROM_CAM) if output.topic == '~/path']
+        assert deserialize_message(path, type(expected)) == expected
+        assert len(expected.poses) == i + 1
 
 
 def test_topics_resolve_under_the_nodes_name():
