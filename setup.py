@@ -29,7 +29,7 @@ setup(
         (f'share/{NAME}/rviz', glob('rviz/*.rviz')),
         (f'share/{NAME}/foxglove', glob('foxglove/*.json')),
         (f'share/{NAME}/sros2', glob('sros2/*.xml')),
-        (f'lib/{NAME}', ['scripts/node']),
+        (f'lib/{NAME}', ['scripts/node', 'scripts/relay', 'scripts/fleet']),
     ],
     entry_points={'console_scripts': [f'{NAME} = {NAME}.cli:main']},
     python_requires='>=3.10',

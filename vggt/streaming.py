@@ -116,15 +116,33 @@ class StreamingVGGT:
         Raises:
             InputError: the tokens are not those of such images, or a frame is not in the window.
         """
+        return self.predict_windows(patch_tokens[None], image_size, frames)
+
+    @torch.inference_mode()
+    def predict_windows(
+        self, patch_tokens: Tensor, image_size: tuple[int, int], frames: Sequence[int] | None = None
+    ) -> VGGTOutput:
+        """The same for B windows at once, which do not see each other.
+
+        Args:
+            patch_tokens: [B, S, P, C].
+            image_size, frames: of every window.
+
+        Returns:
+            Estimates with that B.
+
+        Raises:
+            InputError: as predict.
+        """
         self._check_tokens(patch_tokens, image_size)
-        count = patch_tokens.shape[0]
+        count = patch_tokens.shape[1]
         chosen = list(range(count)) if frames is None else list(frames)
         if any(not 0 <= frame < count for frame in chosen):
             raise InputError(f'frames must lie in 0..{count - 1}, got {chosen}')
         heads = self.heads if chosen else tuple(name for name in self.heads if name == 'camera')
         with self._precision():
             keep = self.model.layers_read(heads)
-            layers = self.model.aggregator.attend(patch_tokens[None].to(self.device), image_size, keep)
+            layers = self.model.aggregator.attend(patch_tokens.to(self.device), image_size, keep)
         picked = None if chosen == list(range(count)) else chosen  # all frames need no copy
         return self.model.read_heads(layers, image_size, heads=heads, frames=picked, chunk=self.chunk)
 
@@ -162,10 +180,11 @@ class StreamingVGGT:
         patch = self.config.patch_size
         height, width = image_size
         expected = (height // patch * (width // patch), self.config.embed_dim)
-        if patch_tokens.ndim != 3 or tuple(patch_tokens.shape[1:]) != expected or len(patch_tokens) == 0:
+        shape = tuple(patch_tokens.shape)
+        if len(shape) != 4 or shape[2:] != expected or 0 in shape:
             raise InputError(
                 f'patch_tokens must be [S, {expected[0]}, {expected[1]}] for images of {height}x{width} and at least '
-                f'one frame, got {list(patch_tokens.shape)}; tokens of frames of another size cannot share a window'
+                f'one frame, got {list(shape[1:])}; tokens of frames of another size cannot share a window'
             )
 
 

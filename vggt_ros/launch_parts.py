@@ -11,13 +11,22 @@ from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, GroupAction, IncludeLaunchDescription, OpaqueFunction
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    GroupAction,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+)
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.substitutions import ExecutableInPackage
 
 from vggt_ros.core.config import Config, Setting, settings
+from vggt_ros.dds import PROFILES
+from vggt_ros.distro import this_distro
 from vggt_ros.topics import INPUTS, NODE_NAME, TOPIC, TOPICS, Topic, camera_topic, resolve
 
 # Seconds from Ctrl-C to SIGTERM, as launch wants them: the node waits up to five for the window being computed, and
@@ -51,6 +60,9 @@ class Argument:
     choices: tuple[str, ...] = ()
 
 
+DDS_PROFILE = Argument(
+    'dds_profile', str(PROFILES / 'wireless.xml'), 'Fast DDS profile of both ends of a link; empty leaves it as it is'
+)
 NODE_TOO = Argument('vggt', 'true', 'start our node too; false where it runs already')  # of those that start a consumer
 
 
@@ -147,6 +159,8 @@ def description(
     share: Path,
     arguments: Iterable[Argument] = (),
     defaults: Mapping[str, str] | None = None,
+    *,
+    with_node: bool = True,
 ) -> LaunchDescription:
     """A launch file: its arguments and those of the node first, so that `--show-args` shows them and starts nothing.
 
@@ -155,9 +169,10 @@ def description(
         share: folder with config/ and rviz/.
         arguments: of this launch file alone.
         defaults: other values for arguments of the node.
+        with_node: false for a launch file that does not start it.
     """
     defaults = dict(defaults or {})
-    declared = [*arguments, *node_arguments(share)]
+    declared = [*arguments, *(node_arguments(share) if with_node else ())]
     unknown = set(defaults) - {one.name for one in declared}
     if unknown:
         raise LaunchError(f'no launch argument {", ".join(sorted(unknown))}')
@@ -176,17 +191,12 @@ def description(
 
 def vggt(given: Given) -> list[Any]:
     """The node and, when asked for, RViz."""
-    parameters: dict[str, bool | int | float | str] = {
-        one.name: parse(one, given[one.name]) for one in settings() if given[one.name]
-    }
-    parameters['use_sim_time'] = given.is_true('use_sim_time')
-    parameters['autostart'] = given.is_true('autostart')
     node = Node(
         package='vggt_ros',
         executable='node',
         name=given['name'],
         namespace=given['namespace'],
-        parameters=[given['params_file'], parameters] if given['params_file'] else [parameters],
+        parameters=parameters_of(given),
         remappings=given.remappings(),
         ros_arguments=['--log-level', given['log_level']],
         output='screen',
@@ -194,6 +204,22 @@ def vggt(given: Given) -> list[Any]:
         sigterm_timeout=STOP_S,
     )
     return [node, rviz(given)] if given.is_true('rviz') else [node]
+
+
+def parameters_of(given: Given) -> list[Any]:
+    """What a Node action takes: the parameter file, and over it the settings that were given."""
+    parameters: dict[str, bool | int | float | str] = {
+        one.name: parse(one, given[one.name]) for one in settings() if given[one.name]
+    }
+    parameters['use_sim_time'] = given.is_true('use_sim_time')
+    parameters['autostart'] = given.is_true('autostart')
+    return [given['params_file'], parameters] if given['params_file'] else [parameters]
+
+
+def for_a_lossy_link(given: Given) -> list[Any]:
+    """Fast DDS as the argument DDS_PROFILE says, for all that is started after this."""
+    path = given[DDS_PROFILE.name]
+    return [SetEnvironmentVariable(this_distro().profiles_variable, path)] if path else []
 
 
 def node_too(given: Given) -> list[Any]:

@@ -8,24 +8,23 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
 from vggt_ros.core.config import Config, settings
-from vggt_ros.core.errors import ConfigError, EncodingError
+from vggt_ros.core.errors import ConfigError
 from vggt_ros.core.memory import keep_freed_memory
 from vggt_ros.core.metric.evidence import Evidence
 from vggt_ros.core.pipeline import Pipeline
-from vggt_ros.core.predictor import make_predictor
+from vggt_ros.core.predictor import Predictor, make_predictor
 from vggt_ros.dds import make_room_for_images
 from vggt_ros.decode import stamp_ns
 from vggt_ros.encode import Encoder
@@ -44,6 +43,7 @@ from vggt_ros.masks import Masks
 from vggt_ros.messages import ros_messages
 from vggt_ros.moments import Moments
 from vggt_ros.parameters import Parameters
+from vggt_ros.rare_encodings import convert_to_rgb
 from vggt_ros.results.scene import Scene, Snapshot
 from vggt_ros.throttle import Throttle
 from vggt_ros.topics import NODE_NAME, TOPICS
@@ -61,13 +61,18 @@ DEACTIVATE_S = 60.0  # and when it goes on; a large model on a CPU takes that lo
 class VggtNode(LifecycleNode):
     """Camera images in; depth, clouds, poses and TF out.
 
+    Args:
+        make_predictor: gives the network for the settings; several nodes in one process may share one.
+        node_arguments: of rclpy's LifecycleNode.
+
     configure loads the network, activate subscribes and starts the worker, deactivate stops it, cleanup frees all.
     The executor's thread only receives images and answers services; decoding, inference and publishing are the
     worker's. rclpy turns an exception in a transition into ERROR without a word, so each transition says its own.
     """
 
-    def __init__(self, **node_arguments: Any) -> None:
+    def __init__(self, make_predictor: Callable[[Config], Predictor] = make_predictor, **node_arguments: Any) -> None:
         super().__init__(NODE_NAME.lstrip('/'), **node_arguments)
+        self._make_predictor = make_predictor
         self._log_handler = RosLogHandler(self.get_logger())
         self._log_handler.attach()
         self._settings = Parameters(self)
@@ -151,7 +156,7 @@ class VggtNode(LifecycleNode):
             self._transforms = RobotTransforms(self)
         evidence = Evidence.of(config, TfMounts(self._transforms, config.frames.tf_timeout_s))
         with saying_so(f'loading model {config.model.source} goes on'):
-            predictor = make_predictor(config)
+            predictor = self._make_predictor(config)
         self._pipeline = Pipeline(config, predictor, evidence)
         name = config.model.source if config.model.backend == 'vggt' else config.model.backend
         log.info('model %s ready in %.1f s', name, time.monotonic() - start)
@@ -248,7 +253,7 @@ class VggtNode(LifecycleNode):
     def _on_image(self, camera: int, message: Any) -> None:
         self._last_image_s[camera] = time.monotonic()
         self._note_clock(stamp_ns(message.header.stamp))
-        if not self._is_needed():
+        if not self._is_needed() or self._is_late(stamp_ns(message.header.stamp)):
             return
         if len(self._last_image_s) == 1:
             self._mailbox.put(message)
@@ -262,6 +267,16 @@ class VggtNode(LifecycleNode):
         if ahead_s > MAX_AHEAD_S and not self._is_time_missing():
             text = f'the image has a stamp {ahead_s:.2f} s ahead of the clock here; synchronise the two (chrony, PTP)'
             self._throttle(log.warning, 'clock', text)
+
+    def _is_late(self, image_ns: int) -> bool:
+        """Whether an image was so long on its way that its pose would be of no use: where max_image_age_s says so."""
+        most_s = self._settings.config.input.max_image_age_s
+        age_s = (self.get_clock().now().nanoseconds - image_ns) * 1e-9
+        if not 0 < most_s < age_s:
+            return False
+        text = f'images come {age_s:.1f} s after their stamps and are dropped: the link is slow, or the clocks differ'
+        self._throttle(log.warning, 'late', text)
+        return True
 
     def _is_time_missing(self) -> bool:
         """Whether ROS time is to come from /clock, and none has come."""
@@ -378,17 +393,6 @@ def saying_so(what: str, period_s: float = PATIENCE_S) -> Iterator[None]:
         speaker.join()
 
 
-def convert_to_rgb(message: Any) -> np.ndarray:
-    """[H, W, 3] uint8 RGB of an Image in one of the rarer encodings, through cv_bridge."""
-    try:
-        from cv_bridge import CvBridge
-    except ImportError as error:  # its binary of Humble and Jazzy breaks beside NumPy 2
-        raise EncodingError(
-            f'image encoding {message.encoding!r} needs cv_bridge, which fails here: {error}'
-        ) from error
-    return CvBridge().imgmsg_to_cv2(message, 'rgb8')
-
-
 def usage() -> str:
     """What `ros2 run vggt_ros node --help` prints."""
     parameters = '\n'.join(f'  {one.name:28} {one.default!r:14} {one.help}' for one in settings())
@@ -430,8 +434,8 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def spin(node: VggtNode) -> None:
-    """Answer calls until the process is told to end.
+def spin(node: VggtNode, executor: Executor | None = None) -> None:
+    """Answer calls, on an executor of one's own or the one of the process, until the process is told to end.
 
     Where a callback takes down a subscription whose event is waiting to be handled, rclpy raises InvalidHandle; it
     catches that for everything but events. There is nothing left to handle then.
@@ -439,7 +443,7 @@ def spin(node: VggtNode) -> None:
     """
     while True:
         try:
-            rclpy.spin(node)
+            rclpy.spin(node, executor)
         except Exception as error:
             if type(error).__name__ != 'InvalidHandle' or not rclpy.ok():  # its module differs from Humble to Rolling
                 raise

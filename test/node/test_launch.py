@@ -19,6 +19,8 @@ from vggt_ros.topics import INPUTS, TOPICS, resolve
 
 CONSUMERS = yaml.safe_load((Path(__file__).parent / 'consumers.yaml').read_text())
 LAUNCH_FILES = sorted(path.name for path in (ROOT / 'launch').glob('*.launch.py'))
+WITH_SETTINGS = [name for name in LAUNCH_FILES if name != 'relay.launch.py']  # that one starts no node with a network
+WITH_NODE = [name for name in WITH_SETTINGS if name != 'fleet.launch.py']  # that one starts several
 TYPES = {resolve(topic.name): topic.type for topic in TOPICS}
 
 
@@ -85,6 +87,7 @@ def load(monkeypatch: pytest.MonkeyPatch, prefix: Path) -> Iterator[Callable[[st
             name: recorded(name)
             for name in (
                 'DeclareLaunchArgument', 'ExecuteProcess', 'GroupAction', 'IncludeLaunchDescription', 'OpaqueFunction',
+                'SetEnvironmentVariable',
             )
         },
         'launch.launch_description_sources': {'PythonLaunchDescriptionSource': lambda path: path},
@@ -146,7 +149,7 @@ def parameters_in(file: str) -> dict[str, Any]:
     return yaml.safe_load(Path(file).read_text())['/**']['ros__parameters']
 
 
-@pytest.mark.parametrize('name', LAUNCH_FILES)
+@pytest.mark.parametrize('name', WITH_SETTINGS)
 def test_every_launch_file_takes_every_topic_frame_and_setting(load: Callable[[str], ModuleType], name: str) -> None:
     said = {argument: one.description for argument, one in arguments_of(load(name)).items()}
     assert all(one.help in said[one.name] for one in settings())
@@ -156,7 +159,7 @@ def test_every_launch_file_takes_every_topic_frame_and_setting(load: Callable[[s
     assert all(said.values()), 'an argument without a sentence'
 
 
-@pytest.mark.parametrize('name', LAUNCH_FILES)
+@pytest.mark.parametrize('name', WITH_NODE)
 def test_every_launch_file_starts_our_node_with_parameters_it_has(load: Callable[[str], ModuleType], name: str) -> None:
     node = node_of(start(load(name)))
     assert (node.executable, node.name) == ('node', 'vggt')
@@ -166,7 +169,7 @@ def test_every_launch_file_starts_our_node_with_parameters_it_has(load: Callable
     Config().with_values(ours)
 
 
-@pytest.mark.parametrize('name', LAUNCH_FILES)
+@pytest.mark.parametrize('name', WITH_SETTINGS)
 def test_every_file_a_launch_argument_names_is_there(load: Callable[[str], ModuleType], name: str) -> None:
     files = {one: a.default_value for one, a in arguments_of(load(name)).items() if one.endswith(('_file', '_config'))}
     assert files
@@ -429,3 +432,30 @@ def test_a_topic_that_launch_renames_is_published_under_its_new_name(
         name: [kind] for name, kind in expected.items()
     }
     assert not {'/vggt/odom', '/vggt/points', '/tf'} & set(robot.published_by('vggt'))
+
+
+def test_the_two_ends_of_a_link_fit_together(load: Callable[[str], ModuleType]) -> None:
+    """What the relay publishes is what the node at the other end listens to, over the same Fast DDS profile."""
+    environment, relay = start(load('relay.launch.py'), image='/camera/image_raw', width='128', multiple='8')
+    assert (relay.executable, relay.name) == ('relay', 'relay')
+    assert relay.remappings == [('image', '/camera/image_raw')]
+    (parameters,) = relay.parameters
+    assert (parameters['width'], parameters['multiple'], parameters['format']) == (128, 8, 'jpeg')
+    from vggt_ros import relay as relay_module
+
+    assert set(parameters) - {'use_sim_time'} <= {*relay_module.OWN, *relay_module.SHARED}
+    other_environment, node = start(load('offboard.launch.py'))
+    assert dict(node.remappings) == {'image': '/relay/image_rect', 'mask': '/relay/mask'}
+    assert node.parameters[-1]['image_transport'] == 'compressed'
+    assert environment.args == other_environment.args
+    assert Path(environment.args[1]).is_file()
+    assert len(start(load('offboard.launch.py'), dds_profile='')) == 1
+
+
+def test_a_fleet_gets_what_all_robots_share(load: Callable[[str], ModuleType]) -> None:
+    (fleet,) = start(load('fleet.launch.py'), robots='a,b', image='camera/image_raw', window_size='6', shared_tf='true')
+    assert fleet.executable == 'fleet'
+    assert fleet.arguments == ['--robots', 'a,b', '--shared-tf']
+    assert fleet.remappings == [('image', 'camera/image_raw')]
+    assert fleet.parameters[-1]['window_size'] == 6
+    assert not hasattr(fleet, 'name')  # else all nodes of the process would have it

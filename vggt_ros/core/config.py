@@ -428,6 +428,10 @@ class InputConfig(Section):
         'best_effort', 'reliability of the image subscription', one_of=('best_effort', 'reliable')
     )
     input_queue_depth: int = setting(5, 'messages kept by the subscription', at_least=1, at_most=100)
+    max_image_age_s: float = setting(
+        0.0, 'an image whose stamp is older than this when it comes is dropped, as after a gap of the link to another '
+        'machine; wants synchronised clocks; 0 takes all', at_least=0, at_most=60, dynamic=True,
+    )
 
 
 @dataclass(frozen=True)

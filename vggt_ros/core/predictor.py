@@ -194,7 +194,7 @@ class VggtPredictor:
 
     def plan(self, window: WindowConfig) -> Plan | None:
         """What fits into the memory that is free now; None where the network does not say what it needs."""
-        network = self.network
+        network = getattr(self.network, 'shared', self.network)
         if not isinstance(network, StreamingVGGT):
             return None
         size = assumed_size(self.config.model, network.config)

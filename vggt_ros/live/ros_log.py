@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextvars import ContextVar
 from typing import Any
 
 from rclpy.logging import LoggingSeverity
 
 NAMES = ('vggt', 'vggt_ros')
+SPEAKER: ContextVar[str] = ContextVar('SPEAKER', default='')  # name of the logger whose node works here; empty: any
 
 
 class RosLogHandler(logging.Handler):
@@ -34,6 +36,8 @@ class RosLogHandler(logging.Handler):
             logging.getLogger(name).removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
+        if SPEAKER.get() not in ('', self._logger.name):  # another robot of the same process
+            return
         # rclpy refuses a line of code that logs at one severity now and at another then, so each has its own.
         text = self.format(record)
         if record.levelno >= logging.ERROR:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import logging
 import queue
@@ -135,7 +136,8 @@ class Worker:
         self._reset_asked = threading.Event()
         self._stopping = threading.Event()
         self._abandoned = False
-        self._thread = threading.Thread(target=self._run, name='vggt_worker', daemon=True)
+        in_context = contextvars.copy_context()  # what it logs is said by the node that started it
+        self._thread = threading.Thread(target=in_context.run, args=(self._run,), name='vggt_worker', daemon=True)
 
     def start(self) -> None:
         self._thread.start()
