@@ -84,10 +84,19 @@ def start_module_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
 def run_nodes(folder: Path) -> Iterator[Callable[..., NodeProcess]]:
     processes: list[NodeProcess] = []
 
-    def start(*, before: str = '', remappings: dict[str, str] | None = None, **parameters: object) -> NodeProcess:
-        parameters.setdefault('backend', 'fake')
+    def start(
+        *,
+        before: str = '',
+        remappings: dict[str, str] | None = None,
+        program: str = 'node',
+        arguments: tuple[str, ...] = (),
+        **parameters: object,
+    ) -> NodeProcess:
+        if program == 'node':
+            parameters.setdefault('backend', 'fake')
         log = folder / f'node{len(processes)}.log'
-        processes.append(NodeProcess(parameters, {'image': IMAGE, **(remappings or {})}, log, before))
+        given = {'image': IMAGE, **(remappings or {})}
+        processes.append(NodeProcess(parameters, given, log, before, program, arguments))
         return processes[-1]
 
     yield start

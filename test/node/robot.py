@@ -204,16 +204,26 @@ class NodeProcess:
         remappings: topic rules.
         log: file for its output.
         before: Python to run before the node starts, to make it slow or broken.
+        program: of vggt_ros: node, relay or fleet.
+        arguments: of the program.
     """
 
-    def __init__(self, parameters: dict[str, object], remappings: dict[str, str], log: Path, before: str = '') -> None:
+    def __init__(
+        self,
+        parameters: dict[str, object],
+        remappings: dict[str, str],
+        log: Path,
+        before: str = '',
+        program: str = 'node',
+        arguments: tuple[str, ...] = (),
+    ) -> None:
         self.log = log
-        arguments = ['--ros-args']
+        arguments = [*arguments, *([] if '--ros-args' in arguments else ['--ros-args'])]
         for name, value in parameters.items():
             arguments += ['-p', f'{name}:={str(value).lower() if isinstance(value, bool) else value}']
         for name, topic in remappings.items():
             arguments += ['-r', f'{name}:={topic}']
-        code = f'import sys\n{before}\nfrom vggt_ros.node import main\nsys.exit(main())'
+        code = f'import sys\n{before}\nfrom vggt_ros.{program} import main\nsys.exit(main())'
         # As a command line would: what nothing follows is the node's own business.
         command = [sys.executable, '-c', code, *arguments]
         environment = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'}
