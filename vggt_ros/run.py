@@ -241,8 +241,14 @@ class _Job:
                 write_image(self.out / 'colmap' / 'images', frame)
 
     def _correct(self) -> None:
-        """Where loops were closed, the way and the cloud of the result are those known in the end, in the map."""
-        self.pipeline.finish()
+        """Where loops were closed, the way and the cloud of the result are those known in the end, in the map.
+
+        And all of it has the size known in the end.
+        """
+        output_from_before = self.pipeline.finish()
+        if output_from_before is not None:
+            self.report.move(output_from_before)
+            self.scene.move(output_from_before)
         self.pipeline.back_end.close()
         if self.pipeline.statistics.loops:
             known = dict(zip(*self.pipeline.trajectory(), strict=True))

@@ -130,6 +130,22 @@ def test_what_was_published_before_moves_along_and_the_whole_map_fits_the_room()
     assert scene.distance_to_surface(in_world).max() < 0.01
 
 
+def test_in_the_end_everything_has_the_size_that_all_windows_say():
+    """What finish() returns brings what was published to where way and cloud are then; the camera stays."""
+    base_from_cam = mounted(15)
+    base, cams = drive(base_from_cam=base_from_cam)
+    config = config_of(scale_source='odometry')
+    updates, pipeline, _ = run(config, cams, evidence_of(config, base, base_from_cam, noise=0.05))
+    _, before = pipeline.trajectory()
+    xyz, _ = pipeline.points()
+    moved = pipeline.finish()
+    assert moved is not None
+    np.testing.assert_allclose(pipeline.trajectory()[1], moved.transform_pose(before), atol=1e-9)
+    np.testing.assert_allclose(pipeline.points()[0], moved.transform_points(xyz), atol=1e-4)
+    np.testing.assert_allclose(pipeline.trajectory()[1][-1], placed(updates)[-1].map_from_cam, atol=1e-9)
+    assert pipeline.finish() is None  # and no second time
+
+
 def test_voxels_have_the_size_in_metres_that_was_asked_for():
     _, pipeline, network, _ = metric_run(voxel_size=0.1)
     xyz, _ = pipeline.map.points()

@@ -125,6 +125,20 @@ def test_noise_alone_does_not_move_a_locked_factor_on_and_on():
     assert np.ptp(np.log(factors)) < 0.025  # four times the 0.5 % of a mean of 64
 
 
+def test_in_the_end_a_locked_factor_is_what_all_windows_say_and_a_doubted_one_stays():
+    one = tracker()
+    feed(one, [2.0] * 5, noise=0)
+    feed(one, [2.06] * 5, noise=0)  # the stream follows, half a percent a window
+    assert 2.0 < one.factor < 2.03
+    one.conclude()
+    assert one.factor == pytest.approx(math.sqrt(2.0 * 2.06), rel=1e-6)
+    feed(one, [8.0] * 30)
+    assert one.report().state is ScaleState.DOUBTED
+    factor = one.factor
+    one.conclude()
+    assert one.factor == factor
+
+
 def test_windows_that_differ_too_much_are_not_locked_and_the_spread_is_told():
     one = tracker(scale_max_spread=0.05)
     feed(one, [1.0] * 40, noise=0.15)

@@ -12,6 +12,7 @@ from vggt_ros.core.bridging import Bridge
 from vggt_ros.core.config import Config, WindowConfig, settings
 from vggt_ros.core.errors import ConfigError, OutOfMemoryError
 from vggt_ros.core.frame import Frame
+from vggt_ros.core.geometry import Sim3
 from vggt_ros.core.keyframe import KeyframeGate
 from vggt_ros.core.loops.back_end import BackEnd, Correction
 from vggt_ros.core.loops.loop_report import LoopReport
@@ -139,9 +140,14 @@ class Pipeline:
         self._correction = None
         self._last = None
 
-    def finish(self) -> None:
-        """Wait for what is still being solved, and move the map by it: at the end of a recording."""
+    def finish(self) -> Sim3 | None:
+        """Wait for what is still being solved, move the map by it, and settle its scale: at the end of a recording.
+
+        Returns:
+            Where everything published lies now that the scale is settled (Update.output_from_before); None: it stays.
+        """
         self._take_over(all_of_it=True)
+        return self.metres.conclude()
 
     def trajectory(self) -> tuple[np.ndarray, np.ndarray]:
         """Stamps [N] and poses map_from_cam [N, 4, 4] of all frames remembered, as known now, in output units."""

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from vggt_ros import __version__
 from vggt_ros.core.config import Config
+from vggt_ros.core.geometry import Sim3
 from vggt_ros.core.loops.loop_report import LoopReport
 from vggt_ros.core.metric.scale_report import ScaleReport
 from vggt_ros.core.placement import SeamStatus
@@ -146,6 +147,10 @@ class Report:
             points = np.frombuffer(message.data, np.uint8).reshape(-1, 16)
             self.cloud = points[:, :12].copy().view(np.float32), points[:, 14:11:-1].copy()
 
+    def move(self, output_from_before: Sim3) -> None:
+        """The scale of the map has changed, and with it the way so far."""
+        self.poses = [output_from_before.transform_pose(pose) for pose in self.poses]
+
     def add_update(self, update: Update) -> None:
         """Take seam and times of a window."""
         seam, times = update.seam, update.times
@@ -153,7 +158,7 @@ class Report:
             self.loops.append(update.loop)
         self.metric, self.scale = update.metric, update.scale
         if update.output_from_before is not None:
-            self.poses = [update.output_from_before.transform_pose(pose) for pose in self.poses]
+            self.move(update.output_from_before)
         self.windows.append(
             WindowRow(
                 update.index,

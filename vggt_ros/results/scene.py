@@ -65,8 +65,7 @@ class Scene:
     def add(self, update: Update) -> list[PlacedFrame]:
         """Take a window's new frames; returns those that are kept as views."""
         if update.output_from_before is not None:
-            self._output_from_kept = update.output_from_before @ self._output_from_kept
-            self.views.move(update.output_from_before)
+            self.move(update.output_from_before)
         self._is_metric = update.metric
         kept_from_output = self._output_from_kept.inverse()
         for frame in update.frames:
@@ -79,6 +78,11 @@ class Scene:
             self._moment_of.pop(next(iter(self._moment_of)))
         frames = (one for frame in update.frames for one in (frame, *frame.views))
         return [frame for frame in frames if self.views.add(frame)]
+
+    def move(self, output_from_before: Sim3) -> None:
+        """The scale of the map has changed, and with it all so far."""
+        self._output_from_kept = output_from_before @ self._output_from_kept
+        self.views.move(output_from_before)
 
     def snapshot(
         self, points: tuple[np.ndarray, np.ndarray], trajectory: tuple[np.ndarray, np.ndarray] | None = None

@@ -116,6 +116,17 @@ class Metres:
         place = self.output_from_map.transform_pose
         return place(old_map_from_cam), place(new_map_from_cam)
 
+    def conclude(self) -> Sim3 | None:
+        """The recording ends: way and map take the scale that all of it says at once.
+
+        Returns:
+            output_from_before, as of an update; None where nothing moves.
+        """
+        before = self.output_from_map
+        self.tracker.conclude()
+        self._move_output()
+        return None if self.output_from_map is before else self.output_from_map @ before.inverse()
+
     def points(self, points: np.ndarray) -> np.ndarray:
         """[N, 3] points of the map in output units, in their own type."""
         scale, shift = self.output_from_map.scale, self.output_from_map.t

@@ -177,6 +177,11 @@ class ScaleTracker:
         else:
             self._follow(self._estimate)
 
+    def conclude(self) -> None:
+        """Nothing more will come: a locked factor takes what all windows remembered say, at once."""
+        if self._state is ScaleState.LOCKED and self._estimate is not None:
+            self._log_scale = self._estimate.log_scale
+
     def forget_unit(self) -> None:
         """The map went on at a scale that was guessed: what was said of its unit holds no longer."""
         if not self.is_measured:
