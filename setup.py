@@ -54,6 +54,7 @@ setup(
     extras_require={
         'studio': ['gradio', 'viser'],  # the web page and the live view
         'batch': ['ray'],  # recordings beside each other, on one machine or a cluster
+        'test': ['pytest', 'pytest-timeout'],  # by this colcon knows that it is pytest to call
     },
     zip_safe=False,
 )
