@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,17 +38,28 @@ def clip() -> Clip:
 
 
 @pytest.fixture(scope='module', autouse=True)
-def domain() -> Iterator[int]:
-    """A domain for this file alone, which nobody may still be in when the file ends.
-
-    What a test leaves behind would answer in the name of the next file's node; and of more than 32 participants in one
-    domain the newest are told of no process that starts after them (dds.py), so a leak shows late and elsewhere.
-    """
+def domain() -> int:
+    """A domain for this file alone."""
     domain_id = free_domain()
     os.environ['ROS_DOMAIN_ID'] = str(domain_id)
-    yield domain_id
-    gc.collect()
-    assert participants(domain_id) == [], 'a node, context or process of this file is still there'
+    return domain_id
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Nobody may be left in the domain when its file ends.
+
+    What a test leaves behind would answer in the name of another node; and of more than 32 participants in one domain
+    the newest are told of no process that starts after them (dds.py), so a leak shows late and elsewhere. In a hook, as
+    until then pytest holds what fixtures gave and what was logged, with exceptions, their frames and nodes.
+    """
+    result = yield
+    if nextitem is None or nextitem.path != item.path:
+        getattr(item, 'funcargs', {}).clear()
+        gc.collect()
+        left = participants(int(os.environ['ROS_DOMAIN_ID']))
+        assert not left, f'a node, context or process of {item.path.name} is still there'
+    return result
 
 
 @pytest.fixture

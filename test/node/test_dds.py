@@ -14,7 +14,7 @@ def test_who_is_in_a_domain_is_seen_until_it_leaves(domain: int) -> None:
     for context in contexts:
         rclpy.init(context=context)
         nodes.append(rclpy.create_node('somebody', context=context))
-    assert participants(domain) == [0, 1]
+    assert len(participants(domain)) == 2
     for node, context in zip(nodes, contexts, strict=True):
         node.destroy_node()
         rclpy.shutdown(context=context)
