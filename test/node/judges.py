@@ -217,7 +217,7 @@ def rviz_depth_cloud(depth_topic: str, depth: Any, infos: dict[str, Any]) -> Non
 
 
 def laserscan(depth: Any, info: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Angles and ranges of the middle row, as depthimage_to_laserscan makes them for slam_toolbox.
+    """Angles and ranges of the middle row, as depthimage_to_laserscan makes them for slam_toolbox with scan_height 1.
 
     Source: ros-perception/depthimage_to_laserscan, DepthImageToLaserScan.hpp: angle of a column -atan2(u - cx, fx),
     range hypot(x, z) in the plane of the row.
@@ -225,6 +225,6 @@ def laserscan(depth: Any, info: Any) -> tuple[np.ndarray, np.ndarray]:
     if depth.encoding not in ('32FC1', '16UC1'):
         raise RejectedError(f'encoding {depth.encoding}')
     fx, cx, cy = info.k[0], info.k[2], info.k[5]
-    z = depth_pixels(depth)[int(cy)]
+    z = depth_pixels(depth)[int(cy - 0.5)]
     x = (np.arange(depth.width) - cx) * z / fx
     return -np.arctan2(np.arange(depth.width) - cx, fx), np.hypot(x, z)

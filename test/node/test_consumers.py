@@ -169,7 +169,7 @@ def test_a_laser_scan_for_slam_toolbox_is_the_middle_row_of_the_cloud(published:
     for depth, info, cloud in published.frames('depth/image_rect', 'depth/camera_info', 'points'):
         angles, ranges = judges.laserscan(depth, info)
         x, _, z = (one.reshape(cloud.height, cloud.width) for one in judges.cloud_columns(cloud, 'x', 'y', 'z'))
-        row = int(info.k[5])
+        row = int(info.k[5] - 0.5)
         known = np.isfinite(ranges)
         np.testing.assert_allclose(ranges[known], np.hypot(x[row], z[row])[known], rtol=1e-5)
         np.testing.assert_allclose(angles[known], -np.arctan2(x[row], z[row])[known], atol=1e-5)
