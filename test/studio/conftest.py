@@ -11,6 +11,7 @@ import pytest
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 sys.path.insert(0, str(Path(__file__).parent))  # material.py
 sys.path.insert(0, str(Path(__file__).parents[1] / 'vggt'))  # golden.py
+sys.path.insert(0, str(Path(__file__).parents[1] / 'core'))  # scene.py, test_loop_closure.py
 
 pytest.importorskip('gradio', reason='the web page needs its extra: pip install "vggt_ros[studio]"')
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import PredictionError, SourceError
-from vggt_ros.core.geometry import invert_rigid
+from vggt_ros.core.geometry import Sim3, invert_rigid
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import Predictor
 from vggt_ros.core.submap import PlacedFrame, Update
@@ -72,55 +73,94 @@ def reconstruct(
     return recorder.predictions(report.unit), report
 
 
+@dataclass
+class _Shot:
+    """A frame with what the network said of it before any filter; lengths in output units.
+
+    Args:
+        frame: as the pipeline gave it.
+        depth, confidence: [H, W].
+        map_from_cam: [4, 4], as known now.
+        points: the point head's [H, W, 3] in the camera's frame with their [H, W] confidence, where there is one.
+    """
+
+    frame: PlacedFrame
+    depth: np.ndarray
+    confidence: np.ndarray
+    map_from_cam: np.ndarray
+    points: tuple[np.ndarray, np.ndarray] | None
+
+
 class _Recorder:
-    """Keeps of each frame what the network said before any filter, and where the pipeline put it."""
+    """Keeps each frame, and where the pipeline puts it: a closed loop or a better scale moves those before."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._network = getattr(predictor, 'network', None)
-        self._rows: list[tuple[PlacedFrame, np.ndarray, np.ndarray]] = []  # placed, depth unfiltered, confidence
-        self._points: list[tuple[np.ndarray, np.ndarray] | None] = []
+        self._shots: list[_Shot] = []
+        self._pipeline: Pipeline | None = None
 
     def watch(self, pipeline: Pipeline, update: Update) -> None:
         """Take a window."""
+        self._pipeline = pipeline
+        if update.output_from_before is not None:
+            self._rescale(update.output_from_before)
         prediction = pipeline.map.submaps[-1].prediction
         for frame in update.frames:
             i = prediction.stamps_ns.index(frame.stamp_ns)
             scale = _scale(frame.depth, prediction.depth[i], update.map_from_window.scale)
-            self._rows.append((frame, prediction.depth[i] * np.float32(scale), prediction.confidence[i]))
-            self._points.append(self._points_of(i, update))
+            depth = prediction.depth[i] * np.float32(scale)
+            points = self._points_of(i, frame, update)
+            self._shots.append(_Shot(frame, depth, prediction.confidence[i], frame.map_from_cam, points))
 
     def predictions(self, unit: str) -> Predictions:
-        """Everything so far, in the frame of the first camera."""
-        if not self._rows:
+        """Everything so far as known in the end, in the frame of the first camera."""
+        if not self._shots:
             raise SourceError('no frame could be used; see whether the upload opens elsewhere')
-        shape = self._rows[0][1].shape
-        kept = [i for i, row in enumerate(self._rows) if row[1].shape == shape]  # a camera may change its size
-        placed = [self._rows[i][0] for i in kept]
-        map_from_cams = np.stack([frame.map_from_cam for frame in placed])
-        first_from_map = invert_rigid(map_from_cams[0])
-        points = [self._points[i] for i in kept]
-        has_points = all(one is not None for one in points)
+        self._take_final_poses()
+        shape = self._shots[0].depth.shape
+        shots = [shot for shot in self._shots if shot.depth.shape == shape]  # a camera may change its size
+        map_from_cams = np.stack([shot.map_from_cam for shot in shots])
+        world_from_cams = invert_rigid(map_from_cams[0]) @ map_from_cams
+        seen = [(world_from_cam, shot.points) for world_from_cam, shot in zip(world_from_cams, shots, strict=True)]
+        has_points = all(points is not None for _, points in seen)
         return Predictions(
-            names=tuple(f'frame {i}' for i in range(len(kept))),
-            stamps_ns=np.array([frame.stamp_ns for frame in placed], np.int64),
-            images=np.stack([frame.image for frame in placed]),
-            depth=np.stack([self._rows[i][1] for i in kept]),
-            confidence=np.stack([self._rows[i][2] for i in kept]),
-            cam_from_world=invert_rigid(first_from_map @ map_from_cams),
-            K=np.stack([frame.K for frame in placed]),
+            names=tuple(f'frame {i}' for i in range(len(shots))),
+            stamps_ns=np.array([shot.frame.stamp_ns for shot in shots], np.int64),
+            images=np.stack([shot.frame.image for shot in shots]),
+            depth=np.stack([shot.depth for shot in shots]),
+            confidence=np.stack([shot.confidence for shot in shots]),
+            cam_from_world=invert_rigid(world_from_cams),
+            K=np.stack([shot.frame.K for shot in shots]),
             map_from_world=map_from_cams[0],
-            world_points=np.stack([_moved(first_from_map, one[0]) for one in points if one]) if has_points else None,
-            world_points_confidence=np.stack([one[1] for one in points if one]) if has_points else None,
+            world_points=np.stack([_moved(pose, points[0]) for pose, points in seen if points]) if has_points else None,
+            world_points_confidence=np.stack([points[1] for _, points in seen if points]) if has_points else None,
             unit=unit,
         )
 
-    def _points_of(self, i: int, update: Update) -> tuple[np.ndarray, np.ndarray] | None:
-        """The point head's [H, W, 3] points of the window's frame i, in the map, and their confidence."""
+    def _rescale(self, output_from_before: Sim3) -> None:
+        scale = np.float32(output_from_before.scale)
+        for shot in self._shots:
+            shot.map_from_cam = output_from_before.transform_pose(shot.map_from_cam)
+            shot.depth = shot.depth * scale
+            if shot.points is not None:
+                shot.points = shot.points[0] * scale, shot.points[1]
+
+    def _take_final_poses(self) -> None:
+        """Where loops moved them; a map that was begun anew has forgotten those before, and they stay."""
+        assert self._pipeline is not None
+        stamps_ns, poses = self._pipeline.trajectory()
+        known = dict(zip(stamps_ns.tolist(), poses, strict=True))
+        for shot in self._shots:
+            shot.map_from_cam = known.get(shot.frame.stamp_ns, shot.map_from_cam)
+
+    def _points_of(self, i: int, frame: PlacedFrame, update: Update) -> tuple[np.ndarray, np.ndarray] | None:
+        """The point head's [H, W, 3] points of the window's frame i, as its camera sees them, and their confidence."""
         points = getattr(self._network, 'points', None)
         if points is None or i not in points[0]:
             return None
         row = points[0].index(i)
-        return update.map_from_window.transform_points(points[1][row]), points[2][row]
+        in_map = update.map_from_window.transform_points(points[1][row])
+        return _moved(invert_rigid(frame.map_from_cam), in_map), points[2][row]
 
 
 class _Clock:
