@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import zlib
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from vggt.weights import load_vggt
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid, move_points, unproject_pixels
-from vggt_ros.core.loops.retrieval import describe
+from vggt_ros.core.loops.retrieval import describe, thin_patches
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.trajectory import Trajectory
 from vggt_ros.core.window import Window
@@ -116,11 +115,11 @@ class Looks:
             image = resize_keeping_aspect(frame.image, width, patch).image
             grid = image.shape[1] // patch, image.shape[2] // patch
             tokens = network.encode(image[None]).numpy()
-            self._patches[frame.stamp_ns] = tokens[0].reshape(*grid, -1).astype(np.float16)
+            self._patches[frame.stamp_ns] = thin_patches(tokens, grid)[0]
             self._descriptors[frame.stamp_ns] = describe(tokens, grid)[0]
 
     def patches(self, stamps_ns: tuple[int, ...]) -> np.ndarray:
-        """[S, rows, columns, C] float16."""
+        """[S, rows, columns, C] int8."""
         return np.stack([self._patches[stamp] for stamp in stamps_ns])
 
     def descriptors(self, stamps_ns: tuple[int, ...]) -> np.ndarray:
@@ -171,11 +170,10 @@ class SimulatedPredictor:
         return answer
 
     def predict_apart(self, window: Window) -> Prediction:
-        """The same for two visits of a place, which are no part of the stream; with the patches that it looks at."""
+        """The same for two visits of a place, which are no part of the stream."""
         self.again += 1
         stamps_ns = tuple(frame.stamp_ns for frame in window.frames)
-        answer, _, _ = self._answer(stamps_ns, window, self._rng(SECOND_LOOKS + self.again))
-        return dataclasses.replace(answer, patches=self.looks.patches(stamps_ns)) if self.looks else answer
+        return self._answer(stamps_ns, window, self._rng(SECOND_LOOKS + self.again))[0]
 
     def _rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng([zlib.crc32(self.sequence.name.encode()), self.seed, number])
@@ -208,6 +206,7 @@ class SimulatedPredictor:
             confidence=np.where(np.isfinite(depth), np.float32(2), np.float32('nan')),
             transform=self.sequence.transform,
             descriptors=self.looks.descriptors(stamps_ns) if self.looks else None,
+            patches=self.looks.patches(stamps_ns) if self.looks else None,
         )
         return prediction, is_outlier, scale
 

@@ -18,7 +18,7 @@ from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import Sim3, invert_rigid, rotation_angle, unproject_depth
 from vggt_ros.core.loops.loop_closure import Candidate, make_place, thinned
 from vggt_ros.core.loops.loop_report import Evidence
-from vggt_ros.core.loops.retrieval import describe, shared_view, similarity
+from vggt_ros.core.loops.retrieval import describe, shared_view, similarity, thin_patches
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import VggtPredictor
@@ -74,8 +74,7 @@ class Drifting:
 
     def predict_apart(self, window: Window) -> Prediction:
         self.apart.append(window)
-        answer = self._answer(window, 1.0, self.bias)
-        return dataclasses.replace(answer, patches=tokens_of(answer.image).reshape(len(answer.image), *GRID, -1))
+        return self._answer(window, 1.0, self.bias)
 
     def _answer(self, window: Window, scale: float, bias: float) -> Prediction:
         stamps = tuple(frame.stamp_ns for frame in window.frames)
@@ -96,6 +95,7 @@ class Drifting:
             depth=depth,
             confidence=np.full(depth.shape, 2.0, np.float32),
             descriptors=describe(tokens_of(images), GRID),
+            patches=thin_patches(tokens_of(images), GRID),
         )
 
     def reset(self) -> None:
@@ -223,6 +223,20 @@ def test_rooms_that_only_look_alike_are_told_apart():
     assert all(np.array_equal(update.map_from_odom, np.eye(4)) for update in updates)
 
 
+def test_places_that_share_little_of_the_picture_cost_no_pass_of_the_network():
+    class Unlike(Drifting):
+        """Frames look alike as a whole, and their parts do not."""
+
+        def _answer(self, window: Window, scale: float, bias: float) -> Prediction:
+            answer = super()._answer(window, scale, bias)
+            return dataclasses.replace(answer, patches=self.rng.integers(-99, 99, answer.patches.shape, dtype=np.int8))
+
+    predictor = Unlike(scene.walk(COUNT))
+    pipeline, _ = run(predictor)
+    assert not predictor.apart
+    assert pipeline.statistics.loops == pipeline.statistics.loops_rejected == 0
+
+
 def test_a_loop_that_the_seams_cannot_allow_is_refused(monkeypatch: pytest.MonkeyPatch):
     """Two corridors that are alike to the last stone: only the way between them tells."""
     predictor = Drifting(scene.walk(40), bias=0.0)
@@ -288,7 +302,6 @@ def test_a_pass_apart_leaves_the_stream_as_it_was():
     frames = tuple(scene.frames_of(scene.walk(16)))
     predictor.predict(Window(frames[:8], 0))
     apart = predictor.predict_apart(Window((*frames[:2], *frames[12:14]), 0))
-    assert apart.patches.shape[:3] == (4, *GRID)
     assert apart.stamps_ns == tuple(frame.stamp_ns for frame in (*frames[:2], *frames[12:14]))
     before = len(network.encoded)
     predictor.predict(Window(frames[4:12], 4))
@@ -313,6 +326,18 @@ def test_patches_that_move_together_are_a_shared_view():
     other = rng.normal(size=(9, 12, 24))
     assert shared_view(np.stack([here, aside]), 1) == pytest.approx(10 / 12, abs=0.05)
     assert shared_view(np.stack([here, other]), 1) < 0.15
+    thin = [thin_patches(one.reshape(1, 9 * 12, 24), (9, 12)) for one in (here, aside, other)]
+    assert shared_view(np.concatenate(thin[:2]), 1) == pytest.approx(10 / 12, abs=0.1)
+    assert shared_view(np.concatenate([thin[0], thin[2]]), 1) < 0.15
+
+
+@pytest.mark.parametrize('grid, kept', [((12, 16), (12, 16)), ((28, 37), (10, 13)), ((3, 40), (1, 14))])
+def test_what_is_kept_of_patches_is_bounded(grid: tuple[int, int], kept: tuple[int, int]):
+    tokens = np.random.default_rng(0).normal(size=(2, grid[0] * grid[1], 50))
+    thin = thin_patches(tokens, grid)
+    assert thin.shape == (2, *kept, 32)
+    assert thin.dtype == np.int8
+    np.testing.assert_array_equal(thin[1:], thin_patches(tokens[1:], grid))  # a frame is kept as it is alone
 
 
 def test_describing_does_not_depend_on_company():

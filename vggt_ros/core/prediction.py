@@ -29,8 +29,8 @@ class Prediction:
         confidence: [S, h, w] float32, at least 1; NaN where not decoded.
         transform: where the grid lies in the source images; None where they are on the grid already.
         prepare_s: seconds spent before the network, on resizing.
-        patches: [S, rows, columns, C] the network's patch tokens, of a window apart from the stream; None elsewhere.
         descriptors: [S, D] what the frames look like as a whole (retrieval.describe); None where nothing asks for it.
+        patches: [S, rows, columns, C] and part by part (retrieval.thin_patches); None likewise.
         views: what the rig's other cameras saw; empty without a rig.
         metres_per_unit, metres_error: of the window's length unit, where a rig's known mounts tell it, and the relative
             standard error of that; NaN elsewhere.

@@ -24,7 +24,7 @@ from vggt_ros.core.devices import PRECISIONS, resolve_device, resolve_precision,
 from vggt_ros.core.errors import ConfigError, OutOfMemoryError, PredictionError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
-from vggt_ros.core.loops.retrieval import describe
+from vggt_ros.core.loops.retrieval import describe, thin_patches
 from vggt_ros.core.planner import Plan, free_memory, plan_windows
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.rig import Rig, RigFit, all_views, split_cameras
@@ -67,13 +67,14 @@ class Encoded:
         image: its pixels.
         tokens: [P, C] its patches.
         seen: [h, w] bool, where it shows the scene; None: everywhere.
-        descriptor: [D] what it looks like as a whole; None where loop closure is off.
+        descriptor, patches: what it looks like as a whole and part by part (retrieval); None where loop closure is off.
     """
 
     image: ModelImage
     tokens: torch.Tensor
     seen: np.ndarray | None
     descriptor: np.ndarray | None = None
+    patches: np.ndarray | None = None
 
 
 class VggtPredictor:
@@ -144,14 +145,9 @@ class VggtPredictor:
         """Depth and cameras of frames on the network's grid; the stream goes on as if nothing had been asked."""
         kept, self._encoded, self._is_apart = self._encoded, {}, True
         try:
-            prediction = self.predict(window)
-            tokens = _numpy(torch.stack([self._encoded[frame.key].tokens for frame in window.frames]))
+            return self.predict(window)
         finally:
             self._encoded, self._is_apart = kept, False
-        height, width = prediction.depth.shape[1:]
-        patch = self.network.config.patch_size
-        patches = tokens.reshape(len(tokens), height // patch, width // patch, -1)
-        return dataclasses.replace(prediction, patches=patches)
 
     def _predict(self, window: Window) -> Prediction:
         start = time.perf_counter()
@@ -188,9 +184,12 @@ class VggtPredictor:
             prepare_s=prepare_s,
         )
         prediction = split_cameras(prediction, frames, rows)
-        described = [self._encoded[frame.key].descriptor for frame in window.frames]
-        known = [one for one in described if one is not None]
-        return dataclasses.replace(prediction, descriptors=np.stack(known)) if known else prediction
+        encoded = [self._encoded[frame.key] for frame in window.frames]
+        descriptors = [one.descriptor for one in encoded if one.descriptor is not None]
+        patches = [one.patches for one in encoded if one.patches is not None]
+        if not descriptors:
+            return prediction
+        return dataclasses.replace(prediction, descriptors=np.stack(descriptors), patches=np.stack(patches))
 
     def plan(self, window: WindowConfig) -> Plan | None:
         """What fits into the memory that is free now; None where the network does not say what it needs."""
@@ -232,14 +231,15 @@ class VggtPredictor:
         if resized:
             tokens = self.network.encode(stack_window(list(resized.values())))
             for (key, image), row in zip(resized.items(), tokens, strict=True):
-                self._encoded[key] = Encoded(image, row, seen[key], self._describe(image, row))
+                self._encoded[key] = Encoded(image, row, seen[key], *self._describe(image, row))
 
-    def _describe(self, image: ModelImage, tokens: torch.Tensor) -> np.ndarray | None:
+    def _describe(self, image: ModelImage, tokens: torch.Tensor) -> tuple[np.ndarray | None, np.ndarray | None]:
         if not self.config.loop.closure:
-            return None
+            return None, None
         height, width = image.transform.model_size
         patch = self.network.config.patch_size
-        return describe(_numpy(tokens)[None], (height // patch, width // patch))[0]
+        grid, row = (height // patch, width // patch), _numpy(tokens)[None]
+        return describe(row, grid)[0], thin_patches(row, grid)[0]
 
     def _free_memory(self) -> None:
         """Leave as much as possible to the next try."""

@@ -35,6 +35,8 @@ JPEG_QUALITY = 95  # at 128x96 some 8 kB a frame, at 518x392 some 90 kB
 # Points that lie and look the same so well need no patches beside them; of 409 false pairs of places in the rooms of
 # retrieval.shared_view none does, though nano takes many of them for one place.
 SURE_AGREEMENT, SURE_CORRELATION = 0.75, 0.8
+SHORTLIST = 8  # places most alike as a whole, whose patches are compared; 5 ms each
+WORTH_A_PASS = 0.35  # of the network: shared view of the best of those; below, of 60 pairs looked at none was closed
 EASING = 0.9  # of the bar that a rejected candidate has raised, a window later: from 0.75 to 0.5 in four windows
 
 
@@ -47,6 +49,7 @@ class Place:
         keyframe: number of its newest keyframe, counted over the whole map.
         sketch: its frames with depth on a thin grid, and poses in the window.
         descriptors: [F, D] float16 of those.
+        patches: [F, rows, columns, C] int8 (retrieval.thin_patches); None where the network gives none.
         pictures: as many JPEG files, on the network's grid.
         K: [F, 3, 3] intrinsics of those.
     """
@@ -55,6 +58,7 @@ class Place:
     keyframe: int
     sketch: Prediction
     descriptors: np.ndarray
+    patches: np.ndarray | None
     pictures: tuple[bytes, ...]
     K: np.ndarray
 
@@ -142,25 +146,36 @@ class LoopCloser:
         if not old or self._keyframes - self._last_closed < self.config.min_gap / 2:
             return None
         scores = look_alike(new, old)
-        best = int(scores.argmax())
-        score = float(scores[best])
-        if score < max(self.config.min_similarity, self._bar):
+        shortlist = np.argsort(-scores)[:SHORTLIST]
+        shortlist = shortlist[scores[shortlist] >= self.config.min_similarity]
+        if not len(shortlist):
             return None
-        candidate = self.verify(old[best], new, score)
+        views = [place_view(old[k], new) for k in shortlist]
+        first = int(np.argmax(np.nan_to_num(views, nan=-1.0)))  # without patches the most alike
+        best, view = int(shortlist[first]), views[first]
+        score = float(scores[best]) if math.isnan(view) else view
+        if view < WORTH_A_PASS or score < self._bar:
+            return None
+        candidate = self.verify(old[best], new, float(scores[best]), view)
         if candidate.old_from_new is None:
             self._bar = score
         else:
             self._last_closed = self._keyframes
         return candidate
 
-    def verify(self, old: Place, new: Place, score: float) -> Candidate:
-        """Let the network see both visits at once, and judge its answer by the points."""
+    def verify(self, old: Place, new: Place, score: float, view: float) -> Candidate:
+        """Let the network see both visits at once, and judge its answer by the points.
+
+        Args:
+            old, new: the visits.
+            score: how alike they look as a whole.
+            view: see place_view.
+        """
         window = Window((*old.frames(), *new.frames()), 0)
-        answer = self._predict_apart(window)
-        together = thinned(answer)
+        together = thinned(self._predict_apart(window))
         old_join, new_join = (join(place.sketch, together, self.alignment) for place in (old, new))
         if old_join is None or new_join is None or min(len(old_join.matches), len(new_join.matches)) < MIN_POINTS:
-            return Candidate(old, new, Evidence(score))
+            return Candidate(old, new, Evidence(score, shared_view=view))
         count = len(old.pictures)
         evidence, spread = compare_visits(together, count)
         evidence = dataclasses.replace(
@@ -168,7 +183,7 @@ class LoopCloser:
             similarity=score,
             inliers_old=old_join.seam.inlier_ratio,
             inliers_new=new_join.seam.inlier_ratio,
-            shared_view=math.nan if answer.patches is None else shared_view(answer.patches, count),
+            shared_view=view,
         )
         if not self._convinces(evidence):
             return Candidate(old, new, evidence)
@@ -216,7 +231,8 @@ def make_place(index: int, keyframe: int, prediction: Prediction) -> Place | Non
     sketch = thinned(_take(prediction, rows))
     pictures = tuple(_jpeg(prediction.image[row]) for row in rows)
     descriptors = prediction.descriptors[rows].astype(np.float16)
-    return Place(index, keyframe, sketch, descriptors, pictures, prediction.K[rows])
+    patches = None if prediction.patches is None else prediction.patches[rows]
+    return Place(index, keyframe, sketch, descriptors, patches, pictures, prediction.K[rows])
 
 
 def look_alike(new: Place, old: list[Place]) -> np.ndarray:
@@ -225,6 +241,13 @@ def look_alike(new: Place, old: list[Place]) -> np.ndarray:
     scores = similarity(new.descriptors, np.concatenate([place.descriptors for place in old]))
     starts = np.cumsum([0, *counts[:-1]])
     return np.maximum.reduceat(scores, starts, axis=1).mean(axis=0)
+
+
+def place_view(old: Place, new: Place) -> float:
+    """Share of patches that both visits show, all shifted alike; NaN without patches, or of frames of another size."""
+    if old.patches is None or new.patches is None or old.patches.shape[1:] != new.patches.shape[1:]:
+        return math.nan
+    return shared_view(np.concatenate([old.patches, new.patches]), len(old.patches))
 
 
 def thinned(prediction: Prediction) -> Prediction:
