@@ -140,10 +140,14 @@ class PoseGraph:
         for edge in self.edges:
             edges_of.setdefault(edge.i, []).append(edge)
             edges_of.setdefault(edge.j, []).append(edge)
-        count, first = PART, next(iter(self.nodes), -1)
+        count = PART
         while count < len(self.nodes):
-            part = _nearest(edges_of, new, count) - {first}
+            near = _nearest(edges_of, new, count)
+            # what hangs on nothing before it stays, as in solve()
+            part = {node for node in near if any(min(edge.i, edge.j) < node for edge in edges_of.get(node, ()))}
             shore = _ends(edges_of, part) - part
+            if not shore:
+                break
             beyond = _ends(edges_of, shore) - part - shore
             edges = list(dict.fromkeys(edge for node in (*part, *shore) for edge in edges_of[node]))
             indices = [*part, *shore, *beyond]
@@ -326,7 +330,7 @@ def _nearest(edges_of: dict[int, list[Edge]], start: Sequence[int], count: int) 
 
 def _ends(edges_of: dict[int, list[Edge]], nodes: set[int]) -> set[int]:
     """Of all edges at some nodes."""
-    return {end for node in nodes for edge in edges_of[node] for end in (edge.i, edge.j)}
+    return {end for node in nodes for edge in edges_of.get(node, ()) for end in (edge.i, edge.j)}
 
 
 def _stack(similarities: Sequence[Sim3]) -> _Nodes:
