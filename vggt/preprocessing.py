@@ -68,9 +68,10 @@ class ImageTransform:
             raise InputError(f'map must be [{self.model_size[0]}, {self.model_size[1]}, ...], got {list(depth.shape)}')
         rows = (np.arange(self.source_size[0]) + 0.5) * self.scale - 0.5 - self.offset[1]
         columns = (np.arange(self.source_size[1]) + 0.5) * self.scale - 0.5 - self.offset[0]
-        result = _sample_axis(_sample_axis(depth, rows, 0, interpolation), columns, 1, interpolation)
-        seen = _is_inside(rows, depth.shape[0])[:, None] & _is_inside(columns, depth.shape[1])
-        result[~seen] = np.nan
+        # columns first: rows are then copied whole
+        result = _sample_axis(_sample_axis(depth, columns, 1, interpolation), rows, 0, interpolation)
+        result[~_is_inside(rows, depth.shape[0])] = np.nan
+        result[:, ~_is_inside(columns, depth.shape[1])] = np.nan
         return result
 
     def points_to_source(self, points: np.ndarray) -> np.ndarray:

@@ -129,25 +129,27 @@ def sample_matches(
 ) -> Matches:
     """At most max_points pixels of the shared frames, on a regular grid, where both windows know the depth."""
     known = [_is_depth(before.depth[i]) & _is_depth(prediction.depth[j]) for i, j in pairs]
-    total = sum(int(mask.sum()) for mask in known)
+    total = sum(map(np.count_nonzero, known))
     step = max(1, int(math.sqrt(total / max_points)))
-    window_before_from_cam, window_from_cam = before.window_from_cam, prediction.window_from_cam
-    parts = []
-    for pair, ((i, j), mask) in enumerate(zip(pairs, known, strict=True)):
-        v, u = np.nonzero(mask[step // 2 :: step, step // 2 :: step])
-        v, u = v * step + step // 2, u * step + step // 2
-        z_before, z = before.depth[i, v, u].astype(np.float64), prediction.depth[j, v, u].astype(np.float64)
-        confidence = np.minimum(before.confidence[i, v, u], prediction.confidence[j, v, u]).astype(np.float64)
-        y = move_points(window_before_from_cam[i], unproject_pixels(u, v, z_before, before.K[i]))
-        x = move_points(window_from_cam[j], unproject_pixels(u, v, z, prediction.K[j]))
-        parts.append((x, y, z_before, np.log(z_before / z), confidence, np.full(len(u), pair)))
-    if not parts:
+    if total == 0:
         return Matches(*(np.zeros((0, 3)),) * 2, *(np.zeros(0),) * 4)
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    if len(columns[0]) > max_points:
-        keep = np.linspace(0, len(columns[0]) - 1, max_points).astype(int)
-        columns = [column[keep] for column in columns]
-    return Matches(*columns)
+    start = step // 2
+    pair, v, u = np.nonzero(np.stack([mask[start::step, start::step] for mask in known]))
+    if len(pair) > max_points:
+        keep = np.linspace(0, len(pair) - 1, max_points).astype(int)
+        pair, v, u = pair[keep], v[keep], u[keep]
+    v, u = v * step + start, u * step + start
+    i, j = np.array(pairs)[pair].T
+    z_before, z = before.depth[i, v, u].astype(np.float64), prediction.depth[j, v, u].astype(np.float64)
+    confidence = np.minimum(before.confidence[i, v, u], prediction.confidence[j, v, u]).astype(np.float64)
+    return Matches(
+        x=move_points(prediction.window_from_cam[j], unproject_pixels(u, v, z, prediction.K[j])),
+        y=move_points(before.window_from_cam[i], unproject_pixels(u, v, z_before, before.K[i])),
+        depth=z_before,
+        log_ratio=np.log(z_before / z),
+        weight=confidence,
+        pair=pair,
+    )
 
 
 def _is_depth(depth: np.ndarray) -> np.ndarray:
@@ -174,12 +176,16 @@ def fit_cameras(
     weight = np.ones(len(pairs))
     for _ in range(ITERATIONS):
         R = nearest_rotation(np.tensordot(weight, turns, axes=1))
-        weight = _trust(rotation_angle(np.swapaxes(turns, 1, 2) @ R), NOISE_ROTATION)
+        last, weight = weight, _trust(rotation_angle(np.swapaxes(turns, 1, 2) @ R), NOISE_ROTATION)
+        if np.array_equal(weight, last):  # nothing would change any more
+            break
     shifts = in_before[:, :3, 3] - scale * in_window[:, :3, 3] @ R.T
     weight = np.ones(len(pairs))
     for _ in range(ITERATIONS):
         t = weight @ shifts / weight.sum()
-        weight = _trust(np.linalg.norm(shifts - t, axis=1), noise_shift)
+        last, weight = weight, _trust(np.linalg.norm(shifts - t, axis=1), noise_shift)
+        if np.array_equal(weight, last):
+            break
     return Sim3(scale, R, t)
 
 
@@ -203,10 +209,8 @@ def _judge(
     agreeing = distance < AGREE * matches.depth
     weight = matches.weight * agreeing
     residual = math.sqrt(float(weight @ distance**2 / weight.sum())) if agreeing.any() else float('nan')
-    turns = [
-        rotation_angle(before.cam_from_window[i, :3, :3] @ fit.R @ prediction.window_from_cam[j, :3, :3])
-        for i, j in pairs
-    ]
+    i, j = np.array(pairs).T
+    turns = rotation_angle(before.cam_from_window[i, :3, :3] @ fit.R @ prediction.window_from_cam[j, :3, :3])
     return Seam(
         status=SeamStatus.ALIGNED,
         shared_frames=len(pairs),

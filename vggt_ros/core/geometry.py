@@ -74,14 +74,18 @@ def invert_rigid(target_from_source: np.ndarray) -> np.ndarray:
 
 
 def move_points(target_from_source: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """[N, 3] points of the source -> [N, 3] in the target, by a [4, 4] rigid transform, in the type of points.
+    """[N, 3] points of the source -> [N, 3] in the target, by a [4, 4] rigid transform, or [N, 4, 4] of them.
+
+    In the type of points.
 
     Coordinate by coordinate: a product of [N, 3] with [3, 3] wakes every BLAS thread, which on a busy robot takes ten
     times as long. The result lies in memory as [3, N].
     """
-    R, t = target_from_source[:3, :3].astype(points.dtype), target_from_source[:3, 3].astype(points.dtype)
+    moves = target_from_source.astype(points.dtype)
     x, y, z = points.T
-    return np.stack([R[i, 0] * x + R[i, 1] * y + R[i, 2] * z + t[i] for i in range(3)]).T
+    return np.stack(
+        [moves[..., i, 0] * x + moves[..., i, 1] * y + moves[..., i, 2] * z + moves[..., i, 3] for i in range(3)]
+    ).T
 
 
 def unproject_depth(depth: np.ndarray, K: np.ndarray) -> np.ndarray:
@@ -108,9 +112,12 @@ def unproject_depth(depth: np.ndarray, K: np.ndarray) -> np.ndarray:
 
 
 def unproject_pixels(u: np.ndarray, v: np.ndarray, depth: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """Lift single pixels: u, v and depth [N], K [3, 3] -> [N, 3] points in the optical frame (see unproject_depth)."""
-    x_over_z = ((u - K[0, 2]) / K[0, 0]).astype(depth.dtype)
-    y_over_z = ((v - K[1, 2]) / K[1, 1]).astype(depth.dtype)
+    """Lift single pixels: u, v and depth [N], K [3, 3] or [N, 3, 3] -> [N, 3] points in the optical frame.
+
+    See unproject_depth.
+    """
+    x_over_z = ((u - K[..., 0, 2]) / K[..., 0, 0]).astype(depth.dtype)
+    y_over_z = ((v - K[..., 1, 2]) / K[..., 1, 1]).astype(depth.dtype)
     return np.stack([depth * x_over_z, depth * y_over_z, depth]).T
 
 
@@ -122,8 +129,8 @@ def cross_matrix(vector: np.ndarray) -> np.ndarray:
 
 def rotation_angle(R: np.ndarray) -> np.ndarray:
     """[..., 3, 3] rotations -> [...] angles in radians, 0 to pi, exact also where small (the arc cosine is not)."""
-    axis = np.stack([R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], axis=-1)
-    return np.arctan2(np.linalg.norm(axis, axis=-1), np.trace(R, axis1=-2, axis2=-1) - 1.0)
+    x, y, z = R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]
+    return np.arctan2(np.sqrt(x * x + y * y + z * z), R[..., 0, 0] + R[..., 1, 1] + R[..., 2, 2] - 1.0)
 
 
 def quaternion_xyzw(R: np.ndarray) -> tuple[float, float, float, float]:

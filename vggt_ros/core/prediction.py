@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -52,12 +53,12 @@ class Prediction:
     patches: np.ndarray | None = None
     metres_error: float = float('nan')
 
-    @property
+    @cached_property
     def is_posed(self) -> np.ndarray:
         """[S] whether the frame has a pose."""
         return np.isfinite(self.cam_from_window).all(axis=(1, 2))
 
-    @property
+    @cached_property
     def window_from_cam(self) -> np.ndarray:
         """[S, 4, 4] poses of the cameras in the window."""
         return invert_rigid(self.cam_from_window)
