@@ -6,9 +6,12 @@
 Method: this process publishes images and subscribes to everything; the node runs in a second one with a stand-in that
 answers at once, so that what is measured is all but the network. Windows of 8 with a stride of 1: every image has
 results of its own, and waits for no other. An image's latency ends when the last message with its stamp has come here,
-deserialised, the map apart, which has a period of its own. Images of the first second are not counted. The processor's
-share is that of the node's process, of one core, while images come. The same images then go through the usual ways in
-this process, without any ROS between: an image by copies, a depth image as a list, a cloud point by point.
+the map apart, which has a period of its own. Messages come as bytes and their stamps are read from those, as a consumer
+in C++ costs no Python; --deserialise makes Python objects of all of them. Images of the first second are not counted.
+The processor's shares are those of the processes, of one core, while images come. Milliseconds outside the network are
+those of the node's worker, from taking an image to its last message, as the diagnostics have them; resizing for the
+network is counted apart. The same images then go through the usual ways in this process, without any ROS between: an
+image by copies, a depth image as a list, a cloud point by point.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import json
 import os
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -34,6 +38,7 @@ import numpy as np
 from benchmarks.messages import by_bytes, cloud_by_points, processor_seconds, raw_image, swapped_by_copies
 from benchmarks.network import cpu_name
 from vggt_ros.dds import free_domain, stay_on_this_machine
+from vggt_ros.results.report import STAGES
 from vggt_ros.topics import NODE_NAME, TOPICS, Topic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,16 +53,26 @@ PARAMETERS: dict[str, str | int] = {
     'standalone': 'true',
     'input_reliability': 'reliable',
     'intrinsics_mode': 'locked',
-    'output_resolution': 'input',
 }
+NETWORK = ('network', 'prepare')  # stages, after live.tally; all others are outside
 
 
 class Listener:
-    """Subscribes to what the node publishes, and notes when the last message of each stamp came."""
+    """Subscribes to what the node publishes, and notes when the last message of each stamp came.
 
-    def __init__(self, node: Any) -> None:
+    Args:
+        node: owns the subscriptions.
+        is_raw: messages come as bytes.
+    """
+
+    def __init__(self, node: Any, is_raw: bool) -> None:
+        from diagnostic_msgs.msg import DiagnosticArray
+
         self.arrivals: dict[int, dict[str, float]] = {}
+        self.stages: list[dict[str, float]] = []
+        self._is_raw = is_raw
         self.subscriptions = [self._listen(node, topic) for topic in TOPICS if topic.name not in STATIC]
+        node.create_subscription(DiagnosticArray, '/diagnostics', self._note_stages, 10)
 
     def per_image(self, stamps: Collection[int]) -> set[str]:
         """Topics with a message for most of these stamps: the others tell of rare things."""
@@ -68,20 +83,48 @@ class Listener:
         """Stamp -> steady seconds of the last message, for the stamps all of whose topics have come."""
         return {stamp: max(got.values()) for stamp, got in self.arrivals.items() if expected <= got.keys()}
 
+    def outside_network_ms(self) -> float:
+        """Of the node's worker, a published frame, between the first and the last diagnostics."""
+        first, last = self.stages[0], self.stages[-1]
+        spent = {stage: last[stage] - first.get(stage, 0.0) for stage in last}
+        published = spent.pop('published')
+        return 1e3 * sum(seconds for stage, seconds in spent.items() if stage not in NETWORK) / published
+
     def _listen(self, node: Any, topic: Topic) -> Any:
         from rclpy.qos import QoSProfile
 
         from vggt_ros.messages import ros_messages
 
         name = topic.name.replace('~', NODE_NAME)
+        stamp_of = (raw_tf_stamp_ns if topic.name == '/tf' else raw_stamp_ns) if self._is_raw else message_stamp_ns
 
         def note(message: Any) -> None:
-            now = time.monotonic()
-            header = message.transforms[0].header if topic.name == '/tf' else message.header
-            stamp_ns = header.stamp.sec * 10**9 + header.stamp.nanosec
-            self.arrivals.setdefault(stamp_ns, {})[topic.name] = now
+            self.arrivals.setdefault(stamp_of(message), {})[topic.name] = time.monotonic()
 
-        return node.create_subscription(ros_messages()[topic.type], name, note, QoSProfile(depth=100))
+        return node.create_subscription(ros_messages()[topic.type], name, note, QoSProfile(depth=100), raw=self._is_raw)
+
+    def _note_stages(self, message: Any) -> None:
+        values = {one.key: one.value for status in message.status for one in status.values}
+        stages = {key[:-2]: float(value) for key, value in values.items() if key.endswith(' s') and key[:-2] in STAGES}
+        if stages:
+            self.stages.append({**stages, 'published': float(values['frames published'])})
+
+
+def raw_stamp_ns(data: bytes) -> int:
+    """Of a serialised message that begins with a header; four bytes say how it is serialised."""
+    seconds, nanoseconds = struct.unpack_from('<iI', data, 4)
+    return seconds * 10**9 + nanoseconds
+
+
+def raw_tf_stamp_ns(data: bytes) -> int:
+    """Of a serialised TFMessage: that of its first transform, behind their number."""
+    seconds, nanoseconds = struct.unpack_from('<iI', data, 8)
+    return seconds * 10**9 + nanoseconds
+
+
+def message_stamp_ns(message: Any) -> int:
+    stamp = (message.transforms[0] if hasattr(message, 'transforms') else message).header.stamp
+    return stamp.sec * 10**9 + stamp.nanosec
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -91,15 +134,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     rclpy.init()
     node = rclpy.create_node('benchmark')
-    listener = Listener(node)
+    listener = Listener(node, is_raw=not arguments.deserialise)
+    publisher = _publisher(node)
     threading.Thread(target=rclpy.spin, args=(node,), daemon=True).start()
     with running_node(arguments) as process:
-        publisher = _publisher(node)
         _wait(lambda: publisher.get_subscription_count(), process)
         _wait(lambda: all(node.count_publishers(one.topic_name) for one in listener.subscriptions), process)
         time.sleep(1.0)  # matched at the far ends too
         _wait(lambda: _send_first(publisher, arguments, listener), process)
-        sent, seconds, share = _send(publisher, process.pid, arguments)
+        listener.stages.clear()
+        sent, seconds, shares = _send(publisher, process.pid, arguments)
         time.sleep(1.0)
     counted = {stamp: at for stamp, at in sent.items() if at - min(sent.values()) > WARM_UP_S}
     expected = listener.per_image(counted)
@@ -112,8 +156,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         'rate': len(sent) / seconds,
         'latency_ms': {'p50': percentile(latencies, 50), 'p95': percentile(latencies, 95), 'max': latencies[-1]},
         'frames_lost': len(counted) - len(latencies),
-        'cpu_percent': share,
-        'cpu_ms_per_image': share / 100 * seconds / len(sent) * 1e3,
+        'cpu_percent': shares['node'],
+        'cpu_percent_here': shares['here'],
+        'cpu_ms_per_image': shares['node'] / 100 * seconds / len(sent) * 1e3,
+        'outside_network_ms': listener.outside_network_ms(),
         'usual_ms_per_image': usual_ms(arguments),
         'size': [arguments.width, arguments.height],
         'machine': cpu_name(),
@@ -127,6 +173,7 @@ def running_node(arguments: argparse.Namespace) -> Iterator[subprocess.Popen[byt
     words = [word for name, value in PARAMETERS.items() for word in ('-p', f'{name}:={value}')]
     command = [sys.executable, '-m', 'vggt_ros.node', '--ros-args', '-r', f'image:={IMAGE}', *words]
     command += ['-p', f'input_width:={arguments.input_width}'] if arguments.input_width else []
+    command += ['-p', f'output_resolution:={arguments.output_resolution}']
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -153,11 +200,12 @@ def _send_first(publisher: Any, arguments: argparse.Namespace, listener: Listene
     return len(listener.arrivals) > int(PARAMETERS['window_size'])
 
 
-def _send(publisher: Any, pid: int, arguments: argparse.Namespace) -> tuple[dict[int, float], float, float]:
-    """Publish at the rate; stamps with steady seconds, seconds in all, percent of a core that the node took."""
+def _send(publisher: Any, pid: int, arguments: argparse.Namespace) -> tuple[dict[int, float], float, dict[str, float]]:
+    """Publish at the rate; stamps with steady seconds, seconds in all, percent of a core of the two processes."""
     messages = [_message(arguments, 0, seed) for seed in range(8)]
     sent: dict[int, float] = {}
-    begin, used = time.monotonic(), _processor_seconds_of(pid)
+    pids = {'node': pid, 'here': os.getpid()}
+    begin, used = time.monotonic(), {name: _processor_seconds_of(one) for name, one in pids.items()}
     for i in range(round(arguments.seconds * arguments.rate)):
         time.sleep(max(0.0, begin + i / arguments.rate - time.monotonic()))
         message, stamp_ns = messages[i % len(messages)], time.time_ns()
@@ -165,7 +213,8 @@ def _send(publisher: Any, pid: int, arguments: argparse.Namespace) -> tuple[dict
         sent[stamp_ns] = time.monotonic()
         publisher.publish(message)
     seconds = time.monotonic() - begin
-    return sent, seconds, (_processor_seconds_of(pid) - used) / seconds * 100
+    shares = {name: (_processor_seconds_of(one) - used[name]) / seconds * 100 for name, one in pids.items()}
+    return sent, seconds, shares
 
 
 def _message(arguments: argparse.Namespace, stamp_ns: int, seed: int = 0) -> Any:
@@ -226,6 +275,8 @@ def main() -> None:
     parser.add_argument('--width', type=int, default=640)
     parser.add_argument('--height', type=int, default=480)
     parser.add_argument('--input-width', type=int, default=0, help="of the stand-in's grid; 0 is its own, 112")
+    parser.add_argument('--output-resolution', choices=('input', 'model'), default='input', help='of the node')
+    parser.add_argument('--deserialise', action='store_true', help='make Python objects of all messages that come')
     parser.add_argument('--json', action='store_true')
     parser.add_argument('--log', action='store_true', help='show what the node said')
     result = measure(arguments := parser.parse_args())
@@ -236,10 +287,11 @@ def main() -> None:
     print(
         f'{arguments.width}x{arguments.height}, {result["rate"]:.1f} images a second, {result["topics"]} topics, '
         f'{result["machine"]}, commit {result["commit"]}\n\n'
-        f'| images | p50 [ms] | p95 [ms] | max [ms] | lost | node, of one core | node [ms an image] | '
-        f'usual ways [ms an image] |\n{"|---" * 8}|\n'
+        f'| images | p50 [ms] | p95 [ms] | max [ms] | lost | node, of one core | sender and listener | '
+        f'node [ms an image] | outside the network [ms] | usual ways [ms an image] |\n{"|---" * 10}|\n'
         f'| {result["images"]} | {latency["p50"]:.1f} | {latency["p95"]:.1f} | {latency["max"]:.1f} | '
-        f'{result["frames_lost"]} | {result["cpu_percent"]:.0f} % | {result["cpu_ms_per_image"]:.1f} | '
+        f'{result["frames_lost"]} | {result["cpu_percent"]:.0f} % | {result["cpu_percent_here"]:.0f} % | '
+        f'{result["cpu_ms_per_image"]:.1f} | {result["outside_network_ms"]:.1f} | '
         f'{result["usual_ms_per_image"]:.0f} |'
     )
 
