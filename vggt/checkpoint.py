@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,12 @@ def _read_safetensors(
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             # Converted one by one, so that the file's precision is never in memory as a whole.
             return {name: _convert(file.get_tensor(name), dtype) for name in shapes if wanted(name)}, shapes
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError, ValueError, OSError, TypeError) as error:  # it is strict, but not in all
         raise CheckpointError(f'{path} is damaged or cut short ({error}); delete it and download it again') from error
 
 
 def _read_torch(path: Path, wanted: Callable[[str], bool], dtype: torch.dtype) -> tuple[dict[str, Tensor], Shapes]:
+    _require_plain_archive(path)
     try:
         content: Any = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
@@ -77,15 +79,39 @@ def _read_torch(path: Path, wanted: Callable[[str], bool], dtype: torch.dtype) -
             f'{path} holds Python objects besides tensors, or is no checkpoint, and loading it could run code; '
             'save its state dict alone, best as .safetensors'
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged pickle may ask torch for anything
         raise CheckpointError(f'{path} is damaged or cut short ({error}); delete it and download it again') from error
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise CheckpointError(f'{path} is not a state dict of tensors; save model.state_dict()')
+    _require_whole(path, content)
     shapes = {name: tuple(value.shape) for name, value in content.items()}
     return {name: _convert(value, dtype) for name, value in content.items() if wanted(name)}, shapes
+
+
+def _require_plain_archive(path: Path) -> None:
+    """Refuse an archive that unpacks to more than its size: torch never squeezes what it writes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(one.file_size for one in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # torch's older format, or damaged: torch.load tells
+    if unpacked > path.stat().st_size:
+        raise CheckpointError(f'{path} unpacks to {unpacked} bytes, more than it has; save it anew with torch.save')
+
+
+def _require_whole(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not there in full: one number shown 10**13 times would fill the memory when copied."""
+    for name, value in tensors.items():
+        if value.layout != torch.strided or value.device.type != 'cpu' or value.is_quantized:
+            raise CheckpointError(f'{path}: {name!r} is no plain tensor; save model.state_dict()')
+    claimed = sum(value.numel() * value.element_size() for value in tensors.values())
+    if claimed > 2 * path.stat().st_size:  # twice: some weights may be tied
+        raise CheckpointError(f'{path} tells of {claimed} bytes of tensors, more than it has; save model.state_dict()')
 
 
 def _convert(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -105,11 +131,30 @@ def read_config(path: Path | None, shapes: Shapes) -> VGGTConfig:
     if path is not None and path.is_file():
         try:
             data = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise CheckpointError(f'{path} is not JSON ({error}); write it with VGGTConfig.to_dict') from error
         if isinstance(data, dict) and data.get('format') == FORMAT:
-            return VGGTConfig.from_dict(data)
-    return config_from_shapes(shapes)
+            config = VGGTConfig.from_dict(data)
+            _require_layers(path, config, len(shapes))
+            return config
+    try:
+        config = config_from_shapes(shapes)
+    except (LookupError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(
+            f'the shapes of these weights make no network ({error!r}); put its VGGTConfig.to_dict() as JSON beside them'
+        ) from error
+    _require_layers('the name of a layer', config, len(shapes))
+    return config
+
+
+def _require_layers(source: object, config: VGGTConfig, tensors: int) -> None:
+    """Refuse more layers than there are tensors, before a network of a billion layers is built."""
+    layers = [config.depth]
+    layers += [config.backbone.depth] if config.backbone is not None else []
+    layers += [config.camera_head.trunk_depth] if config.camera_head is not None else []
+    layers += [config.track_head.depth] if config.track_head is not None else []
+    if max(layers) > tensors:
+        raise CheckpointError(f'{source} tells of {max(layers)} layers, the weights have {tensors} tensors in all')
 
 
 def config_from_shapes(shapes: Shapes) -> VGGTConfig:

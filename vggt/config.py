@@ -11,6 +11,7 @@ from vggt.errors import ConfigError
 Activation = Literal['norm_exp', 'norm', 'exp', 'relu', 'inv_log', 'xy_inv_log', 'sigmoid', 'linear']
 ConfidenceActivation = Literal['expp1', 'expp0', 'sigmoid']
 HEAD_NAMES = ('camera', 'depth', 'point', 'track')
+LARGEST = 100_000  # of any number of a configuration that comes from a file
 FORMAT = 'vggt_ros/VGGTConfig/1'  # tells our config.json from others that lie beside a checkpoint
 
 
@@ -145,11 +146,33 @@ class VGGTConfig:
 
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f'{where[:-1] or "the configuration"} must hold names and values, got {values!r}')
     known = {field.name for field in fields(kind)}
     unknown = sorted(set(values) - known)
     if unknown:
         raise ConfigError(f'unknown keys {[where + key for key in unknown]}; known are {sorted(known)}')
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    defaults = {field.name: field.default for field in fields(kind)}
+    built = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    for key, value in built.items():
+        _require_kind(where + key, value, defaults[key])
+    return kind(**built)
+
+
+def _require_kind(name: str, value: Any, default: Any) -> None:
+    """A value from a file must be of the kind of the default, and of a size that some network has."""
+    if isinstance(default, tuple):
+        if not isinstance(value, tuple) or len(value) != len(default):
+            raise ConfigError(f'{name} must be {len(default)} values such as {list(default)}, got {value!r}')
+        for one in value:
+            _require_kind(name, one, default[0])
+    elif isinstance(default, (bool, str)):
+        if type(value) is not type(default):
+            raise ConfigError(f'{name} must be like {default!r}, got {value!r}')
+    elif isinstance(default, (int, float)):
+        kinds = (int,) if isinstance(default, int) else (int, float)
+        if type(value) not in kinds or not 0 <= value <= LARGEST:
+            raise ConfigError(f'{name} must be a number like {default!r}, from 0 to {LARGEST}, got {value!r}')
 
 
 def _check(config: VGGTConfig) -> None:

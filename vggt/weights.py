@@ -66,8 +66,11 @@ def load_vggt(
         config = read_config(config_path, shapes)
     if heads is not None:
         config = config.with_heads(heads)
-    with torch.device('meta'):  # allocates nothing; the tensors that were read become the parameters
-        model = VGGT(config)
+    try:
+        with torch.device('meta'):  # allocates nothing; the tensors that were read become the parameters
+            model = VGGT(config)
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+        raise CheckpointError(f'{path}: its configuration makes no network ({error})') from error
     _require_match(model, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, path)
     model.load_state_dict(tensors, strict=True, assign=True)
     _state_licence(str(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import OrderedDict
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -40,6 +41,8 @@ _CONVERTED = {
 }
 SUPPORTED = (*_PACKED, *_TWO_PLANES, *_CONVERTED)
 _DEPTH = ('16UC1', '32FC1', '64FC1')
+
+MAX_PIXELS = 1 << 27  # of a picture: 134 million, beyond any camera's; a file of 3 MB can unpack to ten times that
 
 Converter = Callable[[Any], np.ndarray]
 
@@ -117,10 +120,30 @@ def decode_compressed(message: Any) -> np.ndarray:
     if is_depth(message):
         raise EncodingError(f'compressed image of format {message.format!r} holds depth; choose the colour topic')
     data = np.frombuffer(message.data, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_BGR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    image = decode_picture(data, cv2.IMREAD_COLOR_BGR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise EncodingError(f'compressed image {message.format!r} of {data.size} bytes is no whole JPEG or PNG')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def decode_picture(data: np.ndarray, flags: int) -> np.ndarray | None:
+    """The bytes of a picture file -> its pixels as cv2.imdecode gives them.
+
+    Args:
+        data: [N] uint8.
+        flags: of cv2.imread.
+
+    Returns:
+        None where it is no picture, is cut short, or claims more than MAX_PIXELS.
+    """
+    from PIL import Image  # reads the head alone; OpenCV takes memory for what it claims before it looks further
+
+    try:
+        with Image.open(io.BytesIO(data.data)) as head:
+            width, height = head.size
+        return cv2.imdecode(data, flags) if 0 < width * height <= MAX_PIXELS else None
+    except Exception:  # of many kinds, as many as there are formats
+        return None
 
 
 def camera_matrix(info: Any, size: tuple[int, int], rectified: bool = False) -> np.ndarray | None:
@@ -135,10 +158,10 @@ def camera_matrix(info: Any, size: tuple[int, int], rectified: bool = False) -> 
         rectified: take P, which holds the intrinsics of the rectified image.
 
     Returns:
-        [3, 3] float64, or None where the camera is uncalibrated (K[0] is 0).
+        [3, 3] float64, or None where the camera is uncalibrated: K[0] is 0, or K is no pinhole's matrix.
 
     Raises:
-        ShapeError: the size differs from the calibrated one by more than one factor for both axes.
+        ShapeError: the size differs from the calibrated one by more than one factor for both axes, or is none.
 
     Source: sensor_msgs/msg/CameraInfo.msg; REP 104.
     """
@@ -146,12 +169,14 @@ def camera_matrix(info: Any, size: tuple[int, int], rectified: bool = False) -> 
     P = _matrix(info, 'p').reshape(3, 4)
     if rectified and P[0, 0] > 0:
         K = P[:, :3].copy()
-    if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
+    if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0 or K[1, 0] != 0 or (K[2] != (0, 0, 1)).any():
         return None
     width, height = info.roi.width or info.width, info.roi.height or info.height
     K[0, 2] -= info.roi.x_offset
     K[1, 2] -= info.roi.y_offset
     height_now, width_now = size
+    if min(size) <= 0:
+        raise ShapeError(f'an image must not be empty, got {width_now}x{height_now} pixels')
     scale_u = 1 / max(info.binning_x, 1) if width == 0 else width_now / width  # width 0: the driver fills in K only
     scale_v = 1 / max(info.binning_y, 1) if height == 0 else height_now / height
     # One pixel of slack: integer division by the binning, or a resize, drops the remainder.

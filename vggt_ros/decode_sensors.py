@@ -78,6 +78,8 @@ def decode_depth(message: Any) -> np.ndarray:
     kind, metres = DEPTH[message.encoding]
     dtype = np.dtype(('>' if message.is_bigendian else '<') + kind)
     data = np.frombuffer(message.data, np.uint8)
+    if message.height <= 0 or message.width <= 0:
+        raise EncodingError(f'depth image must not be empty, got {message.width}x{message.height}')
     step = message.step or message.width * dtype.itemsize
     if step < message.width * dtype.itemsize or data.size < step * message.height:
         raise EncodingError(
@@ -92,6 +94,8 @@ def decode_depth(message: Any) -> np.ndarray:
 
 def sample_points(depth: np.ndarray, K: np.ndarray) -> np.ndarray:
     """[N, 3] points of a depth image [H, W] on a regular grid, at most MAX_POINTS; none at its edges and holes."""
+    if min(depth.shape) < 3:  # all of it is edge
+        return np.zeros((0, 3))
     step = max(1, int(np.ceil(np.sqrt(depth.size / MAX_POINTS))))
     v, u = np.mgrid[step // 2 + 1 : depth.shape[0] - 1 : step, step // 2 + 1 : depth.shape[1] - 1 : step]
     v, u = v.ravel(), u.ravel()
@@ -107,6 +111,9 @@ def decode_points(message: Any) -> np.ndarray:
     if not all(name in fields and fields[name].datatype in _FLOATS for name in 'xyz'):
         raise EncodingError(f'a cloud needs float fields x, y, z, got {", ".join(fields) or "none"}')
     order = '>' if message.is_bigendian else '<'
+    ends = [fields[name].offset + np.dtype(_FLOATS[fields[name].datatype]).itemsize for name in 'xyz']
+    if max(ends) > message.point_step:
+        raise EncodingError(f'x, y, z of a cloud must lie within its point_step of {message.point_step} bytes')
     layout = np.dtype(
         {
             'names': list('xyz'),

@@ -18,7 +18,7 @@ import numpy as np
 
 from vggt_ros.core.config import MaskConfig
 from vggt_ros.core.errors import ConfigError, EncodingError, ShapeError
-from vggt_ros.decode import decode_image, stamp_ns
+from vggt_ros.decode import decode_image, decode_picture, stamp_ns
 
 ENCODINGS = ('mono8', '8UC1')
 REMEMBERED = 64  # masks of a topic, a bit a pixel: those of a few seconds
@@ -99,10 +99,7 @@ def read_mask(path: Path) -> np.ndarray:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise ConfigError(f'cannot read mask_path {path}: {error.strerror or error}') from error
-    try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-    except cv2.error:
-        pixels = None
+    pixels = decode_picture(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ConfigError(f'mask_path {path} is no picture; give a PNG, black where the camera sees the robot')
     seen: np.ndarray = (np.atleast_3d(pixels)[..., :3] != 0).any(axis=-1)  # an alpha channel does not count

@@ -15,6 +15,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
+from rclpy.context import Context
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
@@ -406,6 +407,18 @@ def usage() -> str:
     )
 
 
+def initialise(args: list[str] | None = None, context: Context | None = None) -> None:
+    """Bring ROS up.
+
+    Raises:
+        ConfigError: it does not take the arguments, or a parameter file that they name.
+    """
+    try:
+        rclpy.init(args=args, context=context)
+    except (RuntimeError, ValueError, TypeError) as error:  # of the parser of rcl, and of rclpy
+        raise ConfigError(f'ROS does not take the arguments or their parameter file: {error}') from error
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop; the exit code is 0 then, and 1 when it could not start."""
     if {'-h', '--help'} & set(sys.argv if args is None else args):
@@ -413,7 +426,11 @@ def main(args: list[str] | None = None) -> int:
         return 0
     keep_freed_memory()
     make_room_for_images()
-    rclpy.init(args=args)
+    try:
+        initialise(args)
+    except ConfigError as error:
+        print(f'{NODE_NAME.lstrip("/")}: {error}', file=sys.stderr)
+        return 1
     node = None
     try:
         node = VggtNode()

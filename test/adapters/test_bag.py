@@ -325,3 +325,31 @@ def test_logging_stays_below_our_name(tmp_path: Path, caplog: pytest.LogCaptureF
     caplog.set_level(logging.WARNING)
     open_source(two_cameras(tmp_path / 'bag'), '/left/image_raw')
     assert {record.name.split('.')[0] for record in caplog.records} == {'vggt_ros'}
+
+
+@pytest.mark.parametrize('text', [b'\xff', b'uint8 [', b'string name\nnonsense/Type x'], ids=['bytes', 'torn', 'type'])
+def test_a_torn_mcap_with_a_schema_that_is_none_gives_its_other_topics(tmp_path: Path, text: bytes):
+    from mcap.writer import Writer
+
+    path, store, image = tmp_path / 'torn.mcap', get_typestore(Stores.ROS2_HUMBLE), 'sensor_msgs/msg/Image'
+    message = image_message(bag_messages(), coloured_image(), 'rgb8')
+    with path.open('wb') as file:
+        writer = Writer(file, use_chunking=False)
+        writer.start(profile='ros2')
+        broken = writer.register_schema('nonsense/msg/Broken', 'ros2msg', text)
+        good = writer.register_schema(image, 'ros2msg', store.generate_msgdef(image)[0].encode())
+        for topic, schema in (('/broken', broken), ('/image', good)):
+            data = bytes(store.serialize_cdr(message, image))
+            writer.add_message(writer.register_channel(topic, 'cdr', schema), START_NS, data, START_NS)
+    (frame,) = BagSource(path)
+    np.testing.assert_array_equal(frame.image, coloured_image())
+
+
+@pytest.mark.parametrize('place', [9, 17])
+def test_an_mcap_that_claims_exabytes_is_refused(tmp_path: Path, place: int):
+    (path,) = camera_bag(tmp_path / 'bag', 1).glob('*.mcap')
+    data = bytearray(path.read_bytes())
+    data[place : place + 8] = (2**62).to_bytes(8, 'little')
+    (tmp_path / 'claims.mcap').write_bytes(data)
+    with pytest.raises(SourceError, match=r'claims\.mcap'):
+        open_source(tmp_path / 'claims.mcap')

@@ -23,6 +23,7 @@ from vggt_ros.decode import (
 )
 from vggt_ros.messages import MessageTypes, bag_messages
 from vggt_ros.recorded.bag import convert_image
+from vggt_ros.rectify import Rectifiers
 
 BAYER = {'rggb': ((0, 1), (1, 2)), 'bggr': ((2, 1), (1, 0)), 'gbrg': ((1, 2), (0, 1)), 'grbg': ((1, 0), (2, 1))}
 K = np.array([[500.0, 0, 319.5], [0, 510.0, 239.5], [0, 0, 1]])
@@ -298,3 +299,34 @@ def test_the_info_of_the_same_stamp_wins_over_the_last_one():
     assert cache.find(START_NS) is infos[7]  # forgotten: memory is bounded
     cache.clear()
     assert cache.find(START_NS) is None
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.bmp', '.ppm'])
+def test_a_picture_that_claims_more_pixels_than_any_camera_has_is_refused(suffix: str):
+    data = bytearray(cv2.imencode(suffix, coloured_image())[1].tobytes())
+    sizes = {'.png': (16, b'\0\0\xff\xff' * 2), '.bmp': (18, b'\xff\xff\0\0' * 2), '.ppm': (3, b'65535 65535\n')}
+    at, huge = sizes[suffix]
+    data[at : at + len(huge)] = huge
+    with pytest.raises(EncodingError, match='no whole'):
+        decode_compressed(compressed_message(TYPES, bytes(data)))
+
+
+def test_a_png_that_unpacks_to_gigabytes_is_refused_by_its_head(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr('vggt_ros.decode.MAX_PIXELS', 64 * 48 - 1)
+    with pytest.raises(EncodingError, match='no whole'):
+        decode_compressed(compressed_message(TYPES, cv2.imencode('.png', coloured_image())[1].tobytes()))
+
+
+@pytest.mark.parametrize('place', [3, 6, 7, 8])
+def test_a_matrix_of_no_pinhole_counts_as_uncalibrated(place: int):
+    wrong = K.copy()
+    wrong.flat[place] = 0.5
+    info = info_message(TYPES, wrong, (48, 64), d=(0.1, 0, 0, 0, 0))
+    assert camera_matrix(info, (48, 64)) is None
+    frame = decode_frame(image_message(TYPES, coloured_image(), 'rgb8'), info, rectifiers=Rectifiers())
+    assert frame.K is None
+
+
+def test_a_calibration_of_an_empty_image_is_refused():
+    with pytest.raises(ShapeError, match='empty'):
+        camera_matrix(info_message(TYPES, K, (480, 640)), (0, 640))

@@ -181,3 +181,46 @@ def test_a_file_that_is_no_video_is_refused(tmp_path: Path):
     (tmp_path / 'clip.mp4').write_bytes(b'not a video' * 100)
     with pytest.raises(SourceError, match='cannot be opened as a video'):
         open_source(tmp_path / 'clip.mp4')
+
+
+@pytest.mark.parametrize('stamp', ['nan', 'inf', '-inf', '1e999999999', '1e11', 'word', '\u00b2'])
+def test_a_stamp_that_is_no_time_is_refused_at_once(tmp_path: Path, stamp: str):
+    save(tmp_path / 'a.png')
+    (tmp_path / 'frames.txt').write_text(f'{stamp} a.png\n')
+    with pytest.raises(SourceError, match='line 1'):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize('name', ['\u00b21.png', '\u0663.png', '9' * 200 + '.png', '1' * 30 + '.25.png'])
+def test_an_image_of_any_name_is_taken(tmp_path: Path, name: str):
+    save(tmp_path / name)
+    (frame,) = open_source(tmp_path)
+    assert frame.image.shape == (48, 64, 3)
+
+
+def test_a_list_that_is_no_text_is_refused(tmp_path: Path):
+    (tmp_path / 'rgb.txt').write_bytes(b'1.0 \xff\xfe.png\n')
+    with pytest.raises(SourceError, match=r'cannot read .*rgb\.txt'):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize('name', ['x' * 300 + '.png', 'a\0b.png', 'rgb'])
+def test_a_list_that_names_what_no_file_can_be_called_stops_at_that_image(tmp_path: Path, name: str):
+    (tmp_path / 'rgb').mkdir()
+    (tmp_path / 'frames.txt').write_text(f'1.0 {name}\n')
+    with pytest.raises(EncodingError, match='cannot be read'):
+        list(open_source(tmp_path))
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['[' * 100_000, json.dumps({**CAMERA, 'width': float('inf')}), json.dumps({**CAMERA, 'height': 0}),
+     json.dumps({**CAMERA, 'fx': float('nan')}), json.dumps({**CAMERA, 'fy': -1}),
+     json.dumps({**CAMERA, 'distortion': [[0.1]]}), '\ud800'],
+    ids=['deep', 'infinite', 'flat', 'nan', 'mirrored', 'matrix', 'no text'],
+)  # fmt: skip
+def test_a_calibration_that_makes_no_camera_is_refused(tmp_path: Path, text: str):
+    save(tmp_path / 'a.png')
+    (tmp_path / 'camera.json').write_bytes(text.encode('utf-8', 'surrogatepass'))
+    with pytest.raises(SourceError, match=r'camera\.json must hold'):
+        open_source(tmp_path)

@@ -325,3 +325,26 @@ def test_moving_and_fixed_frames_make_one_tree() -> None:
     assert tree.find('odom', 'camera', START_NS - 1) is None
     assert tree.find('odom', 'camera', START_NS + 3 * RATE_NS) is None
     assert tree.find('odom', 'elsewhere', START_NS) is None
+
+
+@pytest.mark.parametrize('size', [(0, 8), (6, 0)])
+def test_a_depth_image_of_no_pixels_is_refused(size: tuple[int, int]):
+    with pytest.raises(EncodingError, match='empty'):
+        decode_depth(image_message(TYPES, np.ones((6, 8), np.float32), '32FC1', size=size, step=32))
+
+
+@pytest.mark.parametrize('shape', [(1, 8), (6, 1), (2, 2)])
+def test_a_depth_image_that_is_all_edge_has_no_points(shape: tuple[int, int]):
+    assert sample_points(np.ones(shape, np.float32), K).shape == (0, 3)
+
+
+@pytest.mark.parametrize('offset', [9, 12, 2**32 - 1])
+def test_a_cloud_whose_fields_lie_outside_of_its_points_is_refused(offset: int):
+    field = TYPES['sensor_msgs/msg/PointField']
+    message = TYPES['sensor_msgs/msg/PointCloud2'](
+        header=header(TYPES, START_NS), height=1, width=2, is_bigendian=False, point_step=12, row_step=24,
+        fields=[field('x', 0, 7, 1), field('y', 4, 7, 1), field('z', offset, 7, 1)], is_dense=True,
+        data=np.ones(6, np.float32).view(np.uint8),
+    )  # fmt: skip
+    with pytest.raises(EncodingError, match='point_step of 12'):
+        decode_points(message)

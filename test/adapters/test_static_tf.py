@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from scipy.spatial.transform import Rotation
 
+from vggt_ros.core.errors import EncodingError
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.encode import MessageMaker
 from vggt_ros.messages import bag_messages
 from vggt_ros.recorded.static_tf import StaticTransforms
+from vggt_ros.recorded.tf import RecordedTransforms
 
 MAKE = MessageMaker(bag_messages())
 
@@ -53,3 +56,23 @@ def test_the_last_word_on_a_frame_counts():
     a, b = random_pose(0), random_pose(1)
     transforms = tree(('base_link', 'camera', a), ('base_link', 'camera', b))
     np.testing.assert_allclose(transforms.find('base_link', 'camera'), b, atol=1e-12)
+
+
+@pytest.mark.parametrize('quaternion', [(0, 0, 0, 0), (float('nan'), 0, 0, 1), (0, 0, 0, 2)])
+def test_a_transform_that_is_none_is_told_and_the_others_are_kept(quaternion: tuple[float, ...]):
+    good, bad = MAKE.transform(1, 'mast', 'camera', np.eye(4)), MAKE.transform(1, 'base', 'mast', np.eye(4))
+    q = bad.transform.rotation
+    q.x, q.y, q.z, q.w = quaternion
+    fixed, moving = StaticTransforms(), RecordedTransforms()
+    for add in (fixed.add, moving.add_moving):
+        with pytest.raises(EncodingError, match="'base' -> 'mast'"):
+            add(MAKE.tf([bad, good]))
+    for known in (fixed.find('mast', 'camera'), moving.find('mast', 'camera', 1)):
+        np.testing.assert_array_equal(known, np.eye(4))
+    assert fixed.find('base', 'mast') is None
+
+
+def test_a_moving_frame_below_one_without_a_name_is_taken():
+    moving = RecordedTransforms()
+    moving.add_moving(MAKE.tf([MAKE.transform(1, '', 'base', random_pose(1))]))
+    np.testing.assert_allclose(moving.find('', 'base', 1), random_pose(1), atol=1e-12)

@@ -61,3 +61,10 @@ def test_defaults_are_within_their_bounds(one):
 def test_scale_counts_only_where_it_is_asked_for():
     assert Config().with_values({'scale': 3.0}).scale.factor == 1.0
     assert Config().with_values({'scale': 3.0, 'scale_source': 'fixed'}).scale.factor == 3.0
+
+
+@pytest.mark.parametrize('name', ['window_size', 'voxel_size', 'map_max_points'])
+@pytest.mark.parametrize('value', [10**400, -(10**30), 2**63])
+def test_a_number_of_more_than_64_bits_is_refused(name, value):
+    with pytest.raises(ConfigError, match=f'{name} must be a number of 64 bits'):
+        Config().with_values({name: value})

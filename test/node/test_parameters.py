@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import rclpy
@@ -11,6 +12,7 @@ from rclpy.parameter import Parameter
 
 from vggt_ros.core.config import Config, settings
 from vggt_ros.core.errors import ConfigError
+from vggt_ros.node import initialise
 from vggt_ros.parameters import Parameters
 
 
@@ -99,3 +101,13 @@ def test_a_good_change_of_a_dynamic_setting_is_seen(context: rclpy.Context) -> N
     results = node.set_parameters([Parameter('voxel_size', value=0.1), Parameter('cloud_stride', value=3)])
     assert all(result.successful for result in results)
     assert (parameters.config.cloud.voxel_size, parameters.config.cloud.cloud_stride) == (0.1, 3)
+
+
+@pytest.mark.parametrize('text', ['[', 'vggt: 3', '/**:\n  ros__parameters:\n    x: {', '\xff'])
+def test_a_broken_parameter_file_is_said_in_words(
+    tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'p.yaml').write_bytes(text.encode('latin-1'))
+    with pytest.raises(ConfigError, match='parameter file'):
+        initialise(['--ros-args', '--params-file', str(tmp_path / 'p.yaml')], rclpy.Context())
+    capfd.readouterr()  # rcl prints what it thinks, too

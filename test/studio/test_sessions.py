@@ -175,3 +175,31 @@ def test_an_unknown_model_is_said_in_words() -> None:
 def test_wall_has_no_point_head() -> None:
     assert not wall().has_points
     assert wall(points=True).has_points
+
+
+@pytest.mark.parametrize('text', ['[' * 100_000, '[1]', '3', '{"upload": 5}', '{"upload": ["a"]}', '\xff'])
+def test_a_state_that_is_none_counts_as_empty(sessions: Sessions, text: str) -> None:
+    session = sessions.open('A' * 43)
+    (session.folder / 'state.json').write_bytes(text.encode('latin-1'))
+    assert session.upload is None
+
+
+@pytest.mark.parametrize('path', ['\0', 'a' * 5000, '\ud800', ''])
+def test_a_path_that_no_file_has_belongs_to_nobody(sessions: Sessions, path: str) -> None:
+    assert not sessions.owns('A' * 43, Path(path))
+
+
+@pytest.mark.parametrize('host', ['[', 'localhost]', '[::1', '[v1.x]'])
+def test_a_host_that_is_none_is_refused(sessions: Sessions, host: str) -> None:
+    assert asyncio.run(status(Guard(None, sessions, LOOPBACK), host)) == 403  # type: ignore[arg-type]
+
+
+async def status(guard: Guard, host: str) -> int:
+    """Of the answer to a request for the page."""
+    said: list[Any] = []
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    await guard({'type': 'http', 'path': '/', 'headers': [(b'host', host.encode())]}, None, send)  # type: ignore[arg-type]
+    return int(said[0]['status'])

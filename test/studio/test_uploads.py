@@ -169,3 +169,30 @@ def test_bounds_are_said_with_their_numbers(tmp_path: Path, into: Path) -> None:
         take_upload([*sent, write_video(tmp_path / 'b.mp4', 1)], into, LIMITS)
     with pytest.raises(SourceError, match='no image to work on'):
         take_upload([], into, LIMITS)
+
+
+def test_a_damaged_archive_is_said_in_words(tmp_path: Path, into: Path) -> None:
+    file = archive(tmp_path / 'a.zip', {'a.png': bytes(1000)})
+    data = bytearray(file.read_bytes())
+    data[30 + len('a.png')] = 255  # the first byte of what is squeezed: no kind of block that there is
+    file.write_bytes(data)
+    with pytest.raises(SourceError, match=r'a\.zip cannot be unpacked'):
+        take_upload([file], into, LIMITS)
+
+
+def test_images_with_digits_of_other_scripts_are_taken(tmp_path: Path, into: Path) -> None:
+    files = images(tmp_path, 2)
+    files[1] = files[1].rename(tmp_path / '\u00b21.jpg')
+    assert len(list(open_upload(take_upload(files, into, LIMITS), 1.0))) == 2
+
+
+@pytest.mark.parametrize('interval', [float('nan'), float('inf'), -1.0])
+def test_seconds_between_frames_that_are_none_are_refused(tmp_path: Path, into: Path, interval: float) -> None:
+    upload = take_upload([write_video(tmp_path / 'v.mp4', 2)], into, LIMITS)
+    with pytest.raises(SourceError, match='seconds between frames'):
+        open_upload(upload, interval)
+
+
+def test_hardly_any_seconds_between_frames_take_all(tmp_path: Path, into: Path) -> None:
+    upload = take_upload([write_video(tmp_path / 'v.mp4', 2)], into, LIMITS)
+    assert len(list(open_upload(upload, 5e-324))) == len(list(open_upload(upload, 0.0)))

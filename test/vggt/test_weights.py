@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from vggt import VGGT, VGGTConfig, load_vggt
 from vggt.checkpoint import config_from_shapes
 from vggt.errors import CheckpointError, ConfigError
 from vggt.weights import shipped_names
+
+DENSE = ('depth_head.', 'point_head.', 'track_head.')
 
 
 @pytest.fixture
@@ -190,3 +193,63 @@ def test_loading_a_file_says_nothing(weights_file: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.DEBUG, logger='vggt'):
         load_vggt(weights_file)
     assert not caplog.records
+
+
+@pytest.mark.parametrize('name', ['frame_blocks.1000000000.x', 'frame_blocks.99999999999999999999.x'])
+def test_a_name_that_tells_of_a_billion_layers_builds_none(weights_file: Path, name: str) -> None:
+    state = {key: value for key, value in small_model().state_dict().items() if not key.startswith(DENSE)}
+    save_file({**state, f'aggregator.{name}': torch.zeros(1)}, weights_file)
+    weights_file.with_suffix('.json').unlink()
+    with pytest.raises(CheckpointError, match=r'layers|proportions|JSON'):
+        load_vggt(weights_file)
+
+
+@pytest.mark.parametrize(
+    'key, value',
+    [('depth', 10**9), ('depth', 50_000), ('depth', '2'), ('depth', -2), ('depth', True), ('mlp_ratio', float('nan')),
+     ('mlp_ratio', 1e300), ('embed_dim', None), ('embed_dim', []), ('attention_order', 'frame'), ('qk_norm', 1),
+     ('depth_head', 3), ('depth_head', {'layers': [0]}), ('depth_head', {'out_channels': [4, 4, 4, '4']}),
+     ('camera_head', {'iterations': 10**12}), ('attention_order', ['frame', 3])],
+)  # fmt: skip
+def test_a_configuration_that_makes_no_network_is_refused(weights_file: Path, key: str, value: object) -> None:
+    weights_file.with_suffix('.json').write_text(json.dumps({**SMALL.to_dict(), key: value}))
+    with pytest.raises((CheckpointError, ConfigError), match=r'\w+ \w+'):
+        load_vggt(weights_file)
+
+
+@pytest.mark.parametrize('text', ['[' * 100_000, '\xff', '9' * 5000], ids=['deep', 'no text', 'long'])
+def test_a_configuration_that_is_no_json_is_refused(weights_file: Path, text: str) -> None:
+    weights_file.with_suffix('.json').write_bytes(text.encode('latin-1'))
+    with pytest.raises(CheckpointError, match='not JSON'):
+        load_vggt(weights_file)
+
+
+def test_one_number_shown_often_does_not_fill_the_memory(weights_file: Path) -> None:
+    state = {**small_model().state_dict(), 'more': torch.zeros(1).expand(10**13)}
+    torch.save(state, weights_file.with_suffix('.pt'))
+    with pytest.raises(CheckpointError, match='more than it has'):
+        load_vggt(weights_file.with_suffix('.pt'))
+
+
+@pytest.mark.parametrize('value', [torch.zeros(2, device='meta'), torch.eye(3).to_sparse()], ids=['meta', 'sparse'])
+def test_tensors_of_other_kinds_are_refused(weights_file: Path, value: torch.Tensor) -> None:
+    torch.save({**small_model().state_dict(), 'more': value}, weights_file.with_suffix('.pt'))
+    with pytest.raises(CheckpointError, match='no plain tensor'):
+        load_vggt(weights_file.with_suffix('.pt'))
+
+
+def test_a_squeezed_archive_is_refused_before_it_is_unpacked(weights_file: Path) -> None:
+    whole, bomb = weights_file.with_suffix('.pt'), weights_file.with_suffix('.pth')
+    torch.save({'aggregator.camera_token': torch.zeros(10**6)}, whole)
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(bomb, 'w', zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(CheckpointError, match='unpacks to'):
+        load_vggt(bomb)
+
+
+@pytest.mark.parametrize('content', [{1: torch.zeros(1)}, [torch.zeros(1)], 3, {'model': 5}])
+def test_a_file_of_something_else_is_no_state_dict(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / 'other.pt')
+    with pytest.raises(CheckpointError, match='state dict'):
+        load_vggt(tmp_path / 'other.pt')

@@ -36,6 +36,9 @@ def setting(
     return field(default=default, metadata={'help': help, 'dynamic': dynamic, **bounds})
 
 
+MAX_INT = 2**63 - 1  # of an integer parameter of ROS
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting as the outside sees it."""
@@ -58,6 +61,8 @@ class Setting:
 
     def check(self, value: Any) -> Any:
         """Return value in the setting's type, or raise ConfigError naming what is allowed."""
+        if type(value) is int and abs(value) > MAX_INT and self.kind in (int, float):
+            raise ConfigError(f'{self.name} must be a number of 64 bits, got one of {value.bit_length()} bits')
         if self.kind is float and type(value) is int:
             return self.check(float(value))
         if type(value) is not self.kind:

@@ -95,7 +95,10 @@ class BagSource:
         transforms = StaticTransforms()
         if '/tf_static' in self._recording.topics:
             for recorded in self._recording.messages(['/tf_static']):
-                transforms.add(self._recording.deserialize(recorded))
+                try:
+                    transforms.add(self._recording.deserialize(recorded))
+                except EncodingError as error:
+                    log.warning('left out of /tf_static in %s: %s', self.path, error)
         return transforms
 
     def _decode(self, recorded: RecordedMessage, infos: CameraInfoCache) -> Frame:

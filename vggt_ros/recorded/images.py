@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from vggt_ros.core.errors import EncodingError, SourceError
 from vggt_ros.core.frame import Frame
-from vggt_ros.decode import DEFAULT_FRAME_ID
+from vggt_ros.decode import DEFAULT_FRAME_ID, MAX_PIXELS, decode_picture
 from vggt_ros.masks import FindMask
 from vggt_ros.recorded.static_tf import StaticTransforms
 from vggt_ros.rectify import Lens, Rectifiers
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 LISTS = ('frames.txt', 'rgb.txt')  # ours, and that of the TUM RGB-D benchmark: stamp in seconds, file
 START_NS = 1_000_000_000  # stamp 0 means none in ROS
+END_NS = 2**31 * 10**9  # builtin_interfaces/Time has 32 bits of seconds
+MAX_DIGITS = 20  # of seconds, or of nanoseconds that are taken for seconds
 
 
 class _Camera(NamedTuple):
@@ -101,20 +103,31 @@ class ImageFolderSource:
         if name is None:
             return []
         files = []
-        for number, line in enumerate((self.path / name).read_text().splitlines(), 1):
+        for number, line in enumerate(self._lines(name), 1):
             words = line.split()
             if not words or words[0].startswith('#'):
                 continue
             try:
-                files.append((seconds_to_ns(words[0]), self.path / words[1]))
-            except (InvalidOperation, IndexError) as error:
-                raise SourceError(f'{self.path / name} line {number} must be "stamp file", got {line!r}') from error
+                stamp, file = seconds_to_ns(words[0]), words[1]
+                if not 0 <= stamp < END_NS:
+                    raise ValueError('a stamp must lie between 1970 and 2038')
+            except (ValueError, IndexError) as error:
+                raise SourceError(
+                    f'{self.path / name} line {number} must be "stamp file", got {line[:80]!r}: {error}'
+                ) from error
+            files.append((stamp, self.path / file))
         return files
+
+    def _lines(self, name: str) -> list[str]:
+        try:
+            return (self.path / name).read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SourceError(f'cannot read {self.path / name}: {error}') from error
 
     def _list_files(self, rate: float) -> list[tuple[int, Path]]:
         folder = self.path / 'rgb' if (self.path / 'rgb').is_dir() else self.path
         files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-        files.sort(key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', file.name)])
+        files.sort(key=lambda file: natural_order(file.name))
         stamps = [_stamp_of_name(file.stem) for file in files]
         if all(stamp is not None for stamp in stamps):
             return sorted(zip(stamps, files, strict=True))  # type: ignore[type-var, arg-type]
@@ -139,7 +152,9 @@ class ImageFolderSource:
             K = np.array([[camera['fx'], 0, camera['cx']], [0, camera['fy'], camera['cy']], [0, 0, 1]], np.float64)
             size = int(camera['height']), int(camera['width'])
             distortion = np.array(camera.get('distortion') or (), np.float64)
-        except (ValueError, KeyError, TypeError) as error:
+            if min(size) <= 0 or not np.isfinite(K).all() or min(K[0, 0], K[1, 1]) <= 0 or distortion.ndim != 1:
+                raise ValueError('sizes and focal lengths must be above 0, distortion a list')
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise SourceError(f'{file} must hold width, height, fx, fy, cx, cy as numbers: {error!r}') from error
         if distortion.any() and self._rectifiers is None:
             log.warning('%s has lens distortion and rectify is never: shapes bend; take --rectify auto', file)
@@ -160,22 +175,44 @@ class ImageFolderSource:
 
 
 def _read_image(file: Path) -> np.ndarray:
-    data = np.fromfile(file, np.uint8) if file.is_file() else None
-    if data is None:
-        raise EncodingError(f'image {file} does not exist')
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_BGR) if data.size else None
+    try:
+        data = np.frombuffer(file.read_bytes(), np.uint8)
+    except (OSError, ValueError) as error:
+        said = 'does not exist' if isinstance(error, FileNotFoundError) else f'cannot be read: {error}'
+        raise EncodingError(f'image {str(file)[-200:]} {said[:200]}') from error
+    image = decode_picture(data, cv2.IMREAD_COLOR_BGR)
     if image is None:
-        raise EncodingError(f'image {file} of {data.size} bytes cannot be decoded')
+        raise EncodingError(f'image {file} of {data.size} bytes cannot be decoded, or has above {MAX_PIXELS} pixels')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def seconds_to_ns(text: str) -> int:
-    """Decimal seconds -> integer nanoseconds, exactly: a float would be 0.2 us coarse."""
-    return round(Decimal(text) * 1_000_000_000)
+    """Decimal seconds -> integer nanoseconds, exactly: a float would be 0.2 us coarse.
+
+    Raises:
+        ValueError: no number, or one beyond any clock.
+    """
+    try:
+        seconds = Decimal(text)
+        if seconds.is_finite() and seconds.adjusted() < MAX_DIGITS:  # 1e999999999 would fill the memory with digits
+            return round(seconds * 1_000_000_000)
+    except ArithmeticError as error:
+        raise ValueError(f'{text[:40]!r} is no number of seconds') from error
+    raise ValueError(f'{text[:40]!r} are no seconds of this time')
+
+
+def natural_order(name: str) -> list[tuple[bool, int, str]]:
+    """Sorts names with numbers in them by those numbers: img2 before img10."""
+    parts = re.split(r'([0-9]+)', name)  # other digits, such as a superscript, int() does not take
+    return [(i % 2 == 0, int(part) if i % 2 else 0, part) for i, part in enumerate(parts)]
 
 
 def _stamp_of_name(name: str) -> int | None:
     """'1403636579763555584' (ns, EuRoC) and '1341841278.842700' (s, TUM) are times; '000012' is a number."""
-    if re.fullmatch(r'\d{18,19}', name):
-        return int(name)
-    return seconds_to_ns(name) if re.fullmatch(r'\d+\.\d+', name) else None
+    if re.fullmatch(r'[0-9]{18,19}', name):
+        stamp = int(name)
+    elif re.fullmatch(r'[0-9]{1,10}\.[0-9]+', name):
+        stamp = seconds_to_ns(name)
+    else:
+        return None
+    return stamp if stamp < END_NS else None

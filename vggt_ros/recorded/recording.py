@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,14 +86,13 @@ class _WholeRecording:
     """Any bag that is complete, through rosbags' AnyReader."""
 
     def __init__(self, paths: list[Path]) -> None:
-        from rosbags.highlevel import AnyReader, AnyReaderError
+        from rosbags.highlevel import AnyReader
 
         self._name = ', '.join(map(str, paths))
         try:
             self._reader = AnyReader(paths, default_typestore=bag_typestore())
             self._reader.open()
-        except (AnyReaderError, OSError, ValueError, KeyError, AssertionError, EOFError, TypeError) as error:
-            # rosbags checks most, not all, of what a broken file may hold
+        except Exception as error:  # rosbags checks most, not all, of what a broken file may hold
             mend = _MEND.get(_suffix(paths[0]), '')
             way_out = f'; this may mend it: {mend}' if mend else ''
             raise SourceError(f'bag {self._name} cannot be read: {error or type(error).__name__}{way_out}') from error
@@ -108,8 +108,6 @@ class _WholeRecording:
             for connection, time, data in self._reader.messages(connections=connections):
                 yield RecordedMessage(connection.topic, connection.msgtype, time, data)
         except Exception as error:  # rosbags, its decompressors and sqlite each have their own
-            if isinstance(error, MemoryError):
-                raise
             raise SourceError(f'bag {self._name} breaks off: {error or type(error).__name__}') from error
 
     def deserialize(self, message: RecordedMessage) -> Any:
@@ -187,9 +185,12 @@ class _TornMcap:
 
         if schema.name in self._store.types:
             return
-        text = schema.data.decode()
-        types = get_types_from_msg(text, schema.name) if schema.encoding == 'ros2msg' else get_types_from_idl(text)
-        self._store.register({name: one for name, one in types.items() if name not in self._store.types})
+        try:
+            text = schema.data.decode()
+            types = get_types_from_msg(text, schema.name) if schema.encoding == 'ros2msg' else get_types_from_idl(text)
+            self._store.register({name: one for name, one in types.items() if name not in self._store.types})
+        except Exception as error:  # of the parser and of the store; its messages then cannot be read
+            log.debug('%s: %s', schema.name, error)
 
 
 def _storage_files(path: Path) -> list[Path]:
@@ -208,7 +209,7 @@ def _is_torn_mcap(path: Path) -> bool:
     with path.open('rb') as stream:
         if stream.read(len(magic)) != magic:
             return False
-        stream.seek(-len(magic), 2)
+        stream.seek(-len(magic), os.SEEK_END)
         return stream.read() != magic
 
 

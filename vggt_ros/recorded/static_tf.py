@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
+from vggt_ros.core.errors import EncodingError
 from vggt_ros.core.geometry import invert_rigid
+from vggt_ros.decode import stamp_ns
+from vggt_ros.decode_sensors import pose_matrix
+
+
+def edges_of(message: Any) -> Iterator[tuple[str, str, int, np.ndarray]]:
+    """Child, parent, stamp in ns and [4, 4] parent_from_child of each transform of a tf2_msgs/TFMessage.
+
+    Raises:
+        EncodingError: a transform is not finite, or its quaternion not of length 1; after all the others.
+    """
+    wrong = []
+    for one in message.transforms:
+        child, parent = one.child_frame_id.lstrip('/'), one.header.frame_id.lstrip('/')
+        try:
+            parent_from_child = pose_matrix(one.transform)
+        except EncodingError as error:
+            wrong.append(f'{parent!r} -> {child!r}: {error}')
+            continue
+        yield child, parent, stamp_ns(one.header.stamp), parent_from_child
+    if wrong:
+        raise EncodingError('; '.join(wrong))
 
 
 class StaticTransforms:
@@ -17,13 +39,9 @@ class StaticTransforms:
         self.edges: dict[str, tuple[str, np.ndarray]] = {}  # child -> parent, parent_from_child
 
     def add(self, message: Any) -> None:
-        """Take the transforms of a tf2_msgs/TFMessage."""
-        for one in message.transforms:
-            p, q = one.transform.translation, one.transform.rotation
-            parent_from_child = np.eye(4)
-            parent_from_child[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
-            parent_from_child[:3, 3] = p.x, p.y, p.z
-            self.edges[one.child_frame_id.lstrip('/')] = one.header.frame_id.lstrip('/'), parent_from_child
+        """Take the transforms of a tf2_msgs/TFMessage; EncodingError tells of those that are none, after the others."""
+        for child, parent, _, parent_from_child in edges_of(message):
+            self.edges[child] = parent, parent_from_child
 
     def find(self, target: str, source: str) -> np.ndarray | None:
         """[4, 4] target_from_source; None where the two are not in one tree."""

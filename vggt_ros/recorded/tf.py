@@ -8,9 +8,7 @@ import numpy as np
 
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.metric.pose_track import PoseTrack
-from vggt_ros.decode import stamp_ns
-from vggt_ros.decode_sensors import pose_matrix
-from vggt_ros.recorded.static_tf import StaticTransforms
+from vggt_ros.recorded.static_tf import StaticTransforms, edges_of
 
 
 class RecordedTransforms:
@@ -29,12 +27,11 @@ class RecordedTransforms:
         self.fixed.edges.setdefault(child, (parent, parent_from_child))
 
     def add_moving(self, message: Any) -> None:
-        """Take the transforms of a tf2_msgs/TFMessage of /tf."""
-        for one in message.transforms:
-            child, parent = one.child_frame_id.lstrip('/'), one.header.frame_id.lstrip('/')
-            if self._moving.get(child, ('', None))[0] != parent:
+        """Take the transforms of a tf2_msgs/TFMessage of /tf; EncodingError as StaticTransforms.add."""
+        for child, parent, stamp, parent_from_child in edges_of(message):
+            if child not in self._moving or self._moving[child][0] != parent:
                 self._moving[child] = parent, PoseTrack()
-            self._moving[child][1].add(stamp_ns(one.header.stamp), pose_matrix(one.transform))
+            self._moving[child][1].add(stamp, parent_from_child)
 
     def find(self, target: str, source: str, stamp_ns: int) -> np.ndarray | None:
         """[4, 4] target_from_source at a stamp; None where the two are not in one tree then."""

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from vggt_ros.core.errors import SourceError
-from vggt_ros.decode import stamp_ns
+from vggt_ros.decode import decode_picture, stamp_ns
+from vggt_ros.decode_sensors import decode_depth
 from vggt_ros.recorded.bag import open_recording
 from vggt_ros.recorded.images import seconds_to_ns
 
@@ -72,14 +73,16 @@ class DepthFolder:
             self._metres = 1 / float(camera['depth_scale'])
             rows = [line.split() for line in list_file.read_text().splitlines() if line.strip() and line[0] != '#']
             files = {seconds_to_ns(stamp): depth for stamp, _, depth in rows if depth != '-'}
-        except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+            self.stamps_ns = np.array(sorted(files), np.int64)
+            if not np.isfinite(self.K).all() or min(self.K[0, 0], self.K[1, 1]) <= 0 or not 0 < self._metres < np.inf:
+                raise ValueError('focal lengths and depth_scale must be above 0')
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
             raise SourceError(
                 f'{self.path} is no folder of depth images: it needs camera.json with fx, fy, cx, cy and depth_scale '
                 f'(units of a metre), and frames.txt with lines "stamp image depth": {error}'
             ) from error
         if not files:
             raise SourceError(f'{list_file} lists no depth images')
-        self.stamps_ns = np.array(sorted(files), np.int64)
         self._files = [self.path / files[int(stamp)] for stamp in self.stamps_ns]
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -89,7 +92,10 @@ class DepthFolder:
             yield int(stamp), np.where(stored > 0, stored * np.float32(self._metres), np.float32('nan')), self.K
 
     def _stored(self, i: int) -> np.ndarray:
-        stored = cv2.imread(str(self._files[i]), cv2.IMREAD_UNCHANGED)
+        try:
+            stored = decode_picture(np.frombuffer(self._files[i].read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+        except (OSError, ValueError) as error:
+            raise SourceError(f'cannot read the depth image {self._files[i]}: {error}') from error
         if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
             raise SourceError(f'{self._files[i]} must be a 16-bit depth image of one channel')
         return stored
@@ -193,7 +199,6 @@ def _published_depth(bag: Path) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
             stamp = stamp_ns(message.header.stamp)
             if stamp not in intrinsics:
                 raise SourceError(f'{bag} has a depth image of stamp {stamp} without its {info_topic}')
-            depth = np.frombuffer(message.data, '<f4').reshape(message.height, message.width)
-            yield stamp, depth, intrinsics[stamp]
+            yield stamp, decode_depth(message), intrinsics[stamp]
     finally:
         recording.close()

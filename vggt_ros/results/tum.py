@@ -54,7 +54,7 @@ def _tum_pose(where: str, words: list[str]) -> tuple[int, list[float]]:
         raise SourceError(f'{where}: {LAYOUT}, 8 numbers, got {len(words)}{hint}')
     try:
         stamp, values = seconds_to_ns(words[0]), [float(word) for word in words[1:]]
-    except (ArithmeticError, ValueError) as error:
+    except ValueError as error:
         raise SourceError(f'{where}: {LAYOUT}, got {" ".join(words)!r}') from error
     if not 0 <= stamp < TOO_LATE_S * 10**9:
         raise SourceError(f'{where}: {LAYOUT} with seconds, got the stamp {words[0]}; are those nanoseconds?')

@@ -62,7 +62,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name: value.decode('latin-1') for name, value in scope['headers']}
-        if self.hosts is not None and urlsplit(f'//{headers.get(b"host", "")}').hostname not in self.hosts:
+        if self.hosts is not None and _host_name(headers.get(b'host', '')) not in self.hosts:
             await _refuse(send)
             return
         token = token_of(headers.get(b'cookie', ''))
@@ -84,6 +84,14 @@ class Guard:
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+def _host_name(host: str) -> str | None:
+    """Of a Host header, without its port; None where it has none."""
+    try:
+        return urlsplit(f'//{host}').hostname
+    except ValueError:
+        return None
 
 
 def token_of(cookies: str) -> str:

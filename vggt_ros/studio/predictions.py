@@ -131,5 +131,5 @@ def read_predictions(path: Path) -> Predictions:
             map_from_world=arrays['map_from_world'],
             unit=str(arrays['unit']),
         )
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except Exception as error:  # of zipfile, zlib and numpy
         raise SourceError(f'{path.name} is no predictions.npz of this program: {error}') from error

@@ -54,7 +54,10 @@ class Sessions:
         if not TOKEN.fullmatch(token):
             return False
         folder = self._folder(token)
-        inside = path.resolve()
+        try:
+            inside = path.resolve()
+        except (OSError, ValueError):  # no file can have that name
+            return False
         return inside.is_relative_to(folder) and 'source' not in inside.relative_to(folder).parts
 
     def _folder(self, token: str) -> Path:
@@ -80,7 +83,7 @@ class Session:
         """What the page shows again after it is loaded anew; empty at first."""
         try:
             return dict(json.loads((self.folder / 'state.json').read_text()))
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return {}
 
     def remember(self, **changes: Any) -> None:
@@ -106,5 +109,5 @@ class Session:
     def upload(self) -> Path | None:
         """Folder of the upload that the visitor looks at."""
         name = self.state.get('upload', '')
-        folder = self.folder / name
-        return folder if UPLOAD.fullmatch(name) and folder.is_dir() else None
+        is_ours = isinstance(name, str) and UPLOAD.fullmatch(name) is not None
+        return self.folder / name if is_ours and (self.folder / name).is_dir() else None

@@ -15,7 +15,7 @@ import numpy as np
 
 from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
-from vggt_ros.recorded.images import IMAGE_SUFFIXES
+from vggt_ros.recorded.images import IMAGE_SUFFIXES, natural_order
 from vggt_ros.recorded.recording import BAG_SUFFIXES
 from vggt_ros.recorded.source import Source, is_bag, open_source
 from vggt_ros.recorded.static_tf import StaticTransforms
@@ -24,6 +24,7 @@ from vggt_ros.studio.limits import Limits
 
 KINDS = ('images', 'video', 'bag')
 PREVIEWS, PREVIEW_WIDTH = 24, 320  # pictures in the gallery
+MAX_INTERVAL_S = 3600.0
 IMAGE_RATE = 1.0  # images a second of a set of photos: they have no times
 WHITE = 255
 ACCEPTED = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, *BAG_SUFFIXES, '.zip')
@@ -71,7 +72,7 @@ def take_upload(files: Sequence[Path], folder: Path, limits: Limits) -> Upload:
         raise SourceError(f'{others[0]} came with other files; upload one video, one bag, or several images')
     if len(files) > limits.images:
         raise SourceError(f'{len(files)} images are too many: {limits.images} may be uploaded at once')
-    for number, file in enumerate(sorted(files, key=lambda file: _natural(file.name))):
+    for number, file in enumerate(sorted(files, key=lambda file: natural_order(file.name))):
         shutil.move(file, folder / f'{number:04d}_{_plain_name(file)}')
     return Upload('images', f'{len(files)} images', folder)
 
@@ -84,11 +85,13 @@ def open_upload(upload: Upload, interval_s: float) -> Source:
         interval_s: take a frame only when so many seconds have passed since the last; 0 takes all.
 
     Raises:
-        SourceError: it cannot be read.
+        SourceError: it cannot be read, or nothing lies so many seconds apart.
     """
+    if not 0 <= interval_s <= MAX_INTERVAL_S:
+        raise SourceError(f'seconds between frames must be from 0 to {MAX_INTERVAL_S:g}, got {interval_s:g}')
     source = open_source(upload.path, rate=IMAGE_RATE)
     chosen: Source = _SameSize(source) if upload.kind == 'images' else source
-    return _Thinned(chosen, interval_s) if interval_s > 0 and upload.kind != 'images' else chosen
+    return _Thinned(chosen, interval_s) if interval_s >= 1e-9 and upload.kind != 'images' else chosen
 
 
 def preview(source: Source, folder: Path, most: int) -> tuple[int, list[Path]]:
@@ -158,8 +161,10 @@ def _unpack(archive: Path, folder: Path, limits: Limits) -> None:
             left = limits.upload_bytes
             for one in members:
                 left -= _extract(file, one, folder, left)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
-        raise SourceError(f'{archive.name} cannot be unpacked: {error}') from error
+    except SourceError:
+        raise
+    except Exception as error:  # each compression has its own, and names may be of no encoding
+        raise SourceError(f'{archive.name} cannot be unpacked: {error or type(error).__name__}') from error
 
 
 def _extract(file: zipfile.ZipFile, one: zipfile.ZipInfo, folder: Path, most: int) -> int:
@@ -200,10 +205,6 @@ def _plain_name(file: Path) -> str:
     """Letters, digits, dots, dashes: nothing that a shell, a path or a page reads as more."""
     plain = re.sub(r'[^\w.-]+', '_', file.name, flags=re.ASCII).lstrip('.')[-80:]
     return plain or 'file'
-
-
-def _natural(name: str) -> list[tuple[bool, int, str]]:
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r'(\d+)', name)]
 
 
 def _write_preview(image: np.ndarray, file: Path) -> Path:
