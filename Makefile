@@ -2,6 +2,8 @@
 # make test    the tests; TEST_ARGS="-m 'not slow' test/core" chooses
 # make lint    ruff and mypy
 # make docs    the documentation, to build/docs/index.html; any warning is an error
+# make fuzz    decoders and readers against strange inputs, FUZZ_ARGS='image --runs 100000'
+# make mutants which changes of the code no test notices, MUTANTS_ARGS=vggt_ros/decode.py; an hour for all
 # make clean   remove the environment and everything built
 #
 # Needs Python 3.10 to 3.13 with venv, a C++ compiler and cmake; everything else goes into .venv. Where a ROS 2
@@ -19,6 +21,8 @@ VENV ?= .venv
 TORCH_REQUIREMENTS ?= requirements/torch-cpu.txt
 DEMO_ARGS ?=
 TEST_ARGS ?=
+FUZZ_ARGS ?= all
+MUTANTS_ARGS ?=
 
 # ROS 2 talks to this machine only, unless told otherwise.
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
@@ -38,7 +42,7 @@ VENV_OPTIONS :=
 REQUIREMENTS := requirements/numerics.txt requirements/runtime.txt requirements/stand-ins.txt requirements/ros-pypi.txt
 endif
 
-.PHONY: demo test lint docs environment clean
+.PHONY: demo test lint docs fuzz mutants environment clean
 
 demo: environment
 	$(BIN)/vggt_ros demo $(DEMO_ARGS)
@@ -49,6 +53,12 @@ test: environment $(DONE)/dev
 lint: environment $(DONE)/dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+fuzz: environment $(DONE)/by-hand
+	$(BIN)/python -m fuzz $(FUZZ_ARGS)
+
+mutants: environment $(DONE)/by-hand
+	$(BIN)/python scripts/mutants.py $(MUTANTS_ARGS)
 
 docs: $(DONE)/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
@@ -81,6 +91,10 @@ $(DONE)/requirements: $(TORCH_REQUIREMENTS) $(REQUIREMENTS) requirements/build.t
 
 $(DONE)/dev: requirements/dev.txt requirements/studio.txt | $(DONE)/requirements
 	$(PIP) install --quiet $(foreach file,$^,-r $(file))
+	@touch $@
+
+$(DONE)/by-hand: requirements/by-hand.txt | $(DONE)/dev
+	$(PIP) install --quiet -r $<
 	@touch $@
 
 $(DONE)/docs: requirements/docs.txt | $(DONE)/requirements
