@@ -22,6 +22,7 @@ DEFAULTS = {
     'input_reliability': 'reliable',  # a part that was lost is sent again; the relay holds no more than one image
     'mask_mode': 'latest',
     'max_image_age_s': '2.0',
+    'max_latency_s': '2.0',  # also how long a result may be on its way back
 }
 
 

@@ -161,7 +161,7 @@ class VggtNode(LifecycleNode):
         self._pipeline = Pipeline(config, predictor, evidence)
         name = config.model.source if config.model.backend == 'vggt' else config.model.backend
         log.info('model %s ready in %.1f s', name, time.monotonic() - start)
-        self._outputs = Outputs(self, config.window.size, config.rig.cameras)
+        self._outputs = Outputs(self, config.window.size, config.stream.max_latency_s, config.rig.cameras)
         self._configured.callback(self._outputs.destroy)
         self._tf_watch = TfWatch(self, self._outputs.sent, lambda: self._settings.config.frames.published_children)
         self._configured.callback(self._tf_watch.destroy)

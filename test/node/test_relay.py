@@ -185,6 +185,9 @@ def test_images_that_were_long_on_their_way_are_dropped_and_it_is_said(
     robot.start_camera()
     robot.listen(Odometry, '/vggt/odom')
     robot.wait_for_match(node)
+    for topic in ('/vggt/odom', '/tf'):  # nor does a result wait longer than this for a link that is down
+        offers = robot.get_publishers_info_by_topic(topic)
+        assert [offer.qos_profile.lifespan.nanoseconds for offer in offers] == [5_000_000_000], topic
     with caplog.at_level(logging.WARNING):
         for i in range(4):
             robot.publish_frame(clip, i, stamp_ns=time.time_ns() - 60_000_000_000 + i * FRAME_NS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -29,18 +30,22 @@ class Outputs:
         node: owns the publishers; they publish while the node is active.
         burst: messages a topic may send at once: the first window publishes all its frames. What a reliable reader has
             not confirmed yet must fit into the history, or it is lost in spite of being reliable.
+        lifespan_s: what a reader has not got by then it does not get any more: after a gap of the link to it, for one.
+            Latched topics are never too old.
         cameras: names of a rig's cameras, which have topics of their own; none without a rig.
     """
 
-    def __init__(self, node: LifecycleNode, burst: int, cameras: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, node: LifecycleNode, burst: int, lifespan_s: float, cameras: tuple[str, ...] = ()
+    ) -> None:
         self._node = node
-        self._burst = burst
+        self._burst, self._lifespan = burst, Duration(nanoseconds=round(lifespan_s * 1e9))
         self._messages = ros_messages()
         topics = topics_of(cameras)
         self._lazy = tuple(topic.name for topic in topics if topic.lazy)
         self._eager = frozenset(topic.name for topic in topics if not topic.lazy)
         self._publishers = {topic.name: self._make(topic) for topic in topics if topic.name.startswith('~')}
-        self._broadcaster = TransformBroadcaster(node)
+        self._broadcaster = TransformBroadcaster(node, QoSProfile(depth=100, lifespan=self._lifespan))
         self._static_broadcaster = StaticTransformBroadcaster(node)
         self.map_to_odom = MapToOdom(self._sim_time_ns)
         self.sent = SentTransforms()
@@ -108,6 +113,7 @@ class Outputs:
             depth=topic.depth if topic.latched else max(topic.depth, self._burst),
             reliability=ReliabilityPolicy.RELIABLE,
             durability=durability,
+            lifespan=Duration() if topic.latched else self._lifespan,
         )
         return self._node.create_lifecycle_publisher(
             self._messages[topic.type],
