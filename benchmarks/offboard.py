@@ -2,8 +2,8 @@
 
 Two network namespaces, joined by a link of 20 Mbit/s, 40 ms each way and 2 % loss, with a queue of 100 ms. At one end a
 camera of 640x480 at 10 Hz and the relay, at the other the node with a stub or with nano. After a while the link is cut
-for ten seconds. The same with raw images and with Fast DDS as it comes. The link is a program that passes frames between
-two TAP devices, since not every kernel has netem; nothing leaves the two namespaces.
+for ten seconds. The same with raw images and with Fast DDS as it comes. The link is a program that passes frames
+between two TAP devices, since not every kernel has netem; nothing leaves the two namespaces.
 """
 
 from __future__ import annotations
