@@ -211,7 +211,7 @@ def measure(name: str, steady_s: float, cut_s: float, after_s: float, folder: Pa
     out.unlink(missing_ok=True)
     out.with_suffix('.begun').unlink(missing_ok=True)
     common = {'standalone': 'true', 'window_size': 4, 'window_stride': 2, 'input_reliability': 'reliable'}
-    common |= {'input_queue_depth': 1, 'max_image_age_s': 2.0, 'max_latency_s': 2.0, **parameters}
+    common |= {'max_image_age_s': 2.0, 'max_latency_s': 2.0, **parameters}
     image = '/camera/image'
     if size is not None:
         common['image_transport'] = 'compressed'

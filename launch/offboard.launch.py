@@ -19,7 +19,7 @@ DEFAULTS = {
     'image': '/relay/image_rect',
     'mask': '/relay/mask',
     'image_transport': 'compressed',
-    'input_reliability': 'reliable',  # a part that was lost is sent again; the relay holds no more than one image
+    'input_reliability': 'reliable',  # a part that was lost is sent again; the relay holds no more than four images
     'mask_mode': 'latest',
     'max_image_age_s': '2.0',
     'max_latency_s': '2.0',  # also how long a result may be on its way back

@@ -48,6 +48,9 @@ SHARED = (
 TIME_JUMP_NS = 1_000_000_000  # further back than this is another run of the clock, not a late message
 MASK_PERIOD_S = 5.0  # a mask never changes, and who was cut off wants it again
 WATCH_S = 1.0
+# Images held until the other end has them. With one, an image that lost a packet is overwritten by the next before the
+# packet is sent again: 22 % of images at 10 Hz, 40 ms and 2 % loss.
+DEPTH = 4
 OWN: dict[str, tuple[Any, ParameterDescriptor]] = {
     'width': (518, ParameterDescriptor(
         description='width sent: that of the network (nano 128, VGGT-1B 518); 0 leaves the size', read_only=True,
@@ -112,10 +115,10 @@ class Relay(Node):
         return Config().with_values({name: self.get_parameter(name).value for name in SHARED})
 
     def _make_publishers(self, max_age_s: float) -> None:
-        """Reliable, so that a lost part is sent again, but never more than the newest image, and none that is old."""
+        """Reliable, so that a lost part is sent again, but only of the newest images, and of none that is old."""
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
-            depth=1,
+            depth=DEPTH,
             reliability=ReliabilityPolicy.RELIABLE,
             lifespan=Duration(nanoseconds=round(max_age_s * 1e9)),
         )
