@@ -357,16 +357,18 @@ class LoopConfig(Section):
     closure: bool = setting(True, 'recognise places and close loops: one more pass of the network for each looked at')
     min_gap: int = setting(24, 'keyframes between two visits that count as a loop', at_least=2)
     min_similarity: float = setting(
-        0.5, 'how alike places must look to be compared by the network, -1 to 1', at_least=-1, at_most=1
+        0.4, 'how alike places must look to be compared by the network, -1 to 1', at_least=-1, at_most=1
     )
     min_inlier_ratio: float = setting(
         0.5, 'share of points on which the network, seeing both visits, must agree with each', at_least=0, at_most=1
     )
     min_overlap: float = setting(0.4, 'share of the points of one visit that the other must see', at_least=0, at_most=1)
-    min_agreement: float = setting(0.5, 'share of those that must lie where the other sees them', at_least=0, at_most=1)
+    min_agreement: float = setting(
+        0.75, 'share of those that must lie where the other sees them', at_least=0, at_most=1
+    )
     min_correlation: float = setting(0.2, 'of the grey of those points in both visits, -1 to 1', at_least=-1, at_most=1)
     min_shared_view: float = setting(
-        0.44, 'share of patches that both visits must show, all shifted alike', at_least=0, at_most=1
+        0.47, 'share of patches that both visits must show, all shifted alike', at_least=0, at_most=1
     )
     max_places: int = setting(1000, 'places remembered, each 40 to 400 kB; of two alike one goes', at_least=1)
     max_windows: int = setting(10000, 'windows of the pose graph, 2 kB each; older ones stay in place', at_least=2)

@@ -36,7 +36,7 @@ JPEG_QUALITY = 95  # at 128x96 some 8 kB a frame, at 518x392 some 90 kB
 # retrieval.shared_view none does, though nano takes many of them for one place.
 SURE_AGREEMENT, SURE_CORRELATION = 0.75, 0.8
 SHORTLIST = 8  # places most alike as a whole, whose patches are compared; 5 ms each
-WORTH_A_PASS = 0.35  # of the network: shared view of the best of those; below, of 60 pairs looked at none was closed
+WORTH_A_PASS = 0.35  # of the network: shared view of the best of those; below it, of 28 pairs looked at none was closed
 EASING = 0.9  # of the bar that a rejected candidate has raised, a window later: from 0.75 to 0.5 in four windows
 
 
