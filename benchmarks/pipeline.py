@@ -37,6 +37,7 @@ import numpy as np
 
 from benchmarks.messages import by_bytes, cloud_by_points, processor_seconds, raw_image, swapped_by_copies
 from benchmarks.network import cpu_name
+from vggt_ros.core.memory import keep_freed_memory
 from vggt_ros.dds import free_domain, stay_on_this_machine
 from vggt_ros.results.report import STAGES
 from vggt_ros.topics import NODE_NAME, TOPICS, Topic
@@ -279,6 +280,7 @@ def main() -> None:
     parser.add_argument('--deserialise', action='store_true', help='make Python objects of all messages that come')
     parser.add_argument('--json', action='store_true')
     parser.add_argument('--log', action='store_true', help='show what the node said')
+    keep_freed_memory()  # or every image that comes is paged in anew
     result = measure(arguments := parser.parse_args())
     if arguments.json:
         print(json.dumps(result))
