@@ -90,7 +90,15 @@ class Encoder:
     def encode(
         self, update: Update, base_from_cam: np.ndarray | None, wanted: Collection[str] | None = None
     ) -> list[Output]:
-        """All messages of an update.
+        """All messages of an update, as `messages` gives them one by one."""
+        return list(self.messages(update, base_from_cam, wanted))
+
+    def messages(
+        self, update: Update, base_from_cam: np.ndarray | None, wanted: Collection[str] | None = None
+    ) -> Iterator[Output]:
+        """All messages of an update, each made when it is asked for: depth need not wait for clouds.
+
+        To be taken to the end before the next update.
 
         Args:
             update: what a window added.
@@ -102,7 +110,7 @@ class Encoder:
             Per new frame, oldest first: TF, odometry, poses, images, clouds; then what belongs to the window.
         """
         if not update.frames:
-            return []
+            return
         if update.frames[0].stamp_ns <= self._last_stamp_ns:  # the recording began again
             self.reset()
         self.move(update)
@@ -110,17 +118,25 @@ class Encoder:
         frames = update.frames if self.config.stream.publish_frames == 'new' else _latest(update.frames)
         if update.seam.status is SeamStatus.HELD:
             self._previous = None  # the camera was not seen to move between the windows: no velocity across
-        outputs: list[Output] = []
+        outputs = self._of_update(update, frames, base_from_cam, wanted)
+        yield from (output for output in outputs if _is_wanted(output.topic, wanted))
+
+    def _of_update(
+        self,
+        update: Update,
+        frames: tuple[PlacedFrame, ...],
+        base_from_cam: np.ndarray | None,
+        wanted: Collection[str] | None,
+    ) -> Iterator[Output]:
         world_points: list[Points] = []
         for frame in frames:
-            poses = self._poses(frame, base_from_cam, update.map_from_odom)
-            outputs += [Output(topic, frame.stamp_ns, message) for topic, message in poses]
+            for topic, message in self._poses(frame, base_from_cam, update.map_from_odom):
+                yield Output(topic, frame.stamp_ns, message)
             for one in (frame, *frame.views):
-                outputs += self._of_camera(one, world_points, wanted)
+                yield from self._of_camera(one, world_points, wanted)
         stamp = self._last_stamp_ns = frames[-1].stamp_ns
-        of_window = self._window(update, stamp, world_points, wanted)
-        outputs += [Output(topic, stamp, message) for topic, message in of_window]
-        return [output for output in outputs if _is_wanted(output.topic, wanted)]
+        for topic, message in self._window(update, stamp, world_points, wanted):
+            yield Output(topic, stamp, message)
 
     def move(self, update: Update) -> None:
         """What was published before lies elsewhere since this update: the path goes along, and the map's own frame.

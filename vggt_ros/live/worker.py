@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -386,16 +387,13 @@ class Worker:
         base_from_cam = self._mount.base_from_cam(frames, newest.frame_id, newest.stamp_ns, frames.tf_timeout_s)
         wanted = self._sink.wanted
         map_from_odom = self._map_from_odom(update, base_from_cam)
-        encoding = time.monotonic()
-        outputs = self._encoder.encode(update, base_from_cam, wanted)
+        publishing, encoded = time.monotonic(), Watched(self._encoder.messages(update, base_from_cam, wanted))
+        self._sink.publish(chain(self._first_correction(map_from_odom, newest.stamp_ns), encoded))
         self.tally.changed_camera = self._encoder.changed_camera
-        publishing = time.monotonic()
-        self._sink.publish([*self._first_correction(map_from_odom, newest.stamp_ns), *outputs])
         if map_from_odom is not None:
             self._sink.map_to_odom.take(map_from_odom, newest.stamp_ns, self._arrivals.get(newest.stamp_ns, start))
-        has_map = any(output.topic == MAP for output in outputs)
-        self._was_map_wanted = MAP in wanted and (has_map or self._was_map_wanted)
-        self.tally.add_times(encode=publishing - encoding, write=time.monotonic() - publishing)
+        self._was_map_wanted = MAP in wanted and (encoded.has_map or self._was_map_wanted)
+        self.tally.add_times(encode=encoded.seconds, write=time.monotonic() - publishing - encoded.seconds)
         self.tally.published += len(update.frames)
         self.tally.latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
         self.tally.window_s.append(time.monotonic() - start)
@@ -422,6 +420,34 @@ class Worker:
         make = self._encoder.make
         transform = make.map_to_odom(stamp_ns, self._config.frames, map_from_odom)
         return [Output('/tf', stamp_ns, make.tf([transform]))]
+
+
+class Watched:
+    """Messages as they are made: each is published while it is warm, and before the next is made.
+
+    Args:
+        outputs: makes them.
+
+    Attributes:
+        seconds: that making them has taken.
+        has_map: whether the map was among them.
+    """
+
+    def __init__(self, outputs: Iterator[Output]) -> None:
+        self._outputs = outputs
+        self.seconds, self.has_map = 0.0, False
+
+    def __iter__(self) -> Iterator[Output]:
+        return self
+
+    def __next__(self) -> Output:
+        start = time.monotonic()
+        try:
+            output = next(self._outputs)
+        finally:
+            self.seconds += time.monotonic() - start
+        self.has_map |= output.topic == MAP
+        return output
 
 
 def explain(error: BaseException) -> str:
