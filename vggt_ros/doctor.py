@@ -49,18 +49,19 @@ class Finding:
     mend: str = ''
 
 
-def examine(model: str = ModelConfig().source) -> Iterator[Finding]:
+def examine(model: str = ModelConfig().source, budget_s: float = 0.0) -> Iterator[Finding]:
     """Look at everything, one finding after the other.
 
     Args:
         model: what load_vggt takes; its weights are looked for, not loaded.
+        budget_s: seconds that a window may take (latency_budget_s); 0 is no limit.
     """
     yield _python()
     yield from _torch()
     weights = _weights(model)
     yield weights
     if weights.level is Level.OK:
-        yield _plan(model)
+        yield _plan(model, budget_s)
     yield from _packages()
     yield from _ros()
 
@@ -128,28 +129,31 @@ def _hub_weights(model: str) -> Finding:
     )
 
 
-def _plan(model: str) -> Finding:
+def _plan(model: str, budget_s: float = 0.0) -> Finding:
     """What would be computed at a time with the default settings, why, and how long it takes: measured once."""
     from vggt_ros.core.config import Config
     from vggt_ros.core.devices import explain_precision
     from vggt_ros.core.errors import VggtRosError
     from vggt_ros.core.planner import rehearse
-    from vggt_ros.core.predictor import VggtPredictor, assumed_size, load_network
+    from vggt_ros.core.predictor import VggtPredictor, load_network
 
     config = Config().with_values({'model_id': model, 'local_files_only': True})
     try:
         network = load_network(config, quiet=True)
-        plan = VggtPredictor(config, network).plan(config.window)
+        predictor = VggtPredictor(config, network)
+        plan = predictor.plan(config.window)
         assert plan is not None
-        size = assumed_size(config.model, network.config)
-        encode_s, window_s = rehearse(network, plan.window, size, config.alignment.max_frames)
+        in_budget = predictor.warm_up(plan.window, budget_s)
+        plan = in_budget or plan
+        encode_s, window_s = rehearse(network, plan.window, plan.size, config.alignment.max_frames)
     except (VggtRosError, RuntimeError) as error:
         return Finding('plan', Level.FAIL, f'{model} cannot be run: {error}', 'lower window_size or input_width')
     seconds = (plan.window.stride - 1) * encode_s + window_s
     text = (
-        f'{network.device}, {explain_precision(network.dtype, network.device)}, {size[1]}x{size[0]}, {plan.reason}; '
-        f'measured: {encode_s * 1e3:.0f} ms a frame on arrival, {window_s * 1e3:.0f} ms from the newest frame of a '
-        f'window to its depth, {plan.window.stride / seconds:.1f} new frames a second'
+        f'{network.device}, {explain_precision(network.dtype, network.device)}, {plan.size[1]}x{plan.size[0]}, '
+        f'{plan.reason}; depth of {plan.chunk} frames at a time; measured: {encode_s * 1e3:.0f} ms a frame on arrival, '
+        f'{window_s * 1e3:.0f} ms from the newest frame of a window to its depth, '
+        f'{plan.window.stride / seconds:.1f} new frames a second'
     )
     return Finding('plan', Level.OK if plan.window == config.window else Level.WARN, text)
 
@@ -237,12 +241,15 @@ def _image_topics(node: Any) -> Iterator[Finding]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--model', default=ModelConfig().source, help='weights to look for (%(default)s)')
+    parser.add_argument(
+        '--latency-budget', type=float, default=0.0, metavar='SECONDS', help='also find out what keeps latency_budget_s'
+    )
     parser.add_argument('--json', action='store_true', help='one JSON list instead of lines')
 
 
 def main(args: argparse.Namespace) -> int:
     findings = []
-    for finding in examine(args.model):
+    for finding in examine(args.model, args.latency_budget):
         findings.append(finding)
         if not args.json:
             print(_line(finding, colour=sys.stdout.isatty()), flush=True)

@@ -121,7 +121,7 @@ def test_an_interruption_is_130(monkeypatch: pytest.MonkeyPatch):
 def test_the_doctor_fails_on_failures_only(
     level: Level, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(doctor, 'examine', lambda model: iter([Finding('gpu', level, 'as it is', 'do this')]))
+    monkeypatch.setattr(doctor, 'examine', lambda model, budget_s: iter([Finding('gpu', level, 'as it is', 'do this')]))
     assert cli.main(['doctor']) == code
     shown = capsys.readouterr().out
     assert level.value in shown
@@ -196,3 +196,10 @@ def test_the_doctor_tells_what_will_be_computed_and_how_fast() -> None:
     assert '128x96' in found.text
     assert re.search(r'(bf16|fp32) \(the processor .*\), .* new frames a second', found.text) or 'cuda' in found.text
     assert doctor._plan('no_such_network').level is Level.FAIL
+
+
+def test_the_doctor_tells_what_keeps_a_latency_budget_and_why() -> None:
+    found = doctor._plan('nano', 1e-5)
+    assert found.level is Level.WARN
+    assert re.search(r'window_stride 4; that takes .* s a window where latency_budget_s allows 1e-05', found.text)
+    assert 'so window_size 2, window_stride 1 at 64x48' in found.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import scene
@@ -11,9 +12,20 @@ import torch
 from vggt import VGGTConfig
 from vggt.weights import load_vggt
 from vggt_ros.core import predictor as predictor_module
-from vggt_ros.core.config import Config, WindowConfig
+from vggt_ros.core.config import Config, ModelConfig, WindowConfig
 from vggt_ros.core.pipeline import Pipeline
-from vggt_ros.core.planner import LatencyKeeper, free_memory, plan_windows, rehearse, window_bytes
+from vggt_ros.core.planner import (
+    SMALLEST,
+    LatencyKeeper,
+    Plan,
+    free_memory,
+    grids,
+    plan_for_budget,
+    plan_windows,
+    rehearse,
+    window_bytes,
+    window_operations,
+)
 from vggt_ros.core.predictor import VggtPredictor, load_network
 
 RELEASED = VGGTConfig()
@@ -38,21 +50,123 @@ def test_the_estimate_of_memory_is_good_to_a_factor_of_two(name, size, dtype, me
 
 
 def test_what_was_asked_for_is_taken_where_it_fits():
-    plan = plan_windows(ASKED, RELEASED, SIZE, BFLOAT16, 8 * 2**30)
+    plan = plan_windows(ASKED, RELEASED, [SIZE], BFLOAT16, 8 * 2**30)
     assert plan.window == ASKED
-    assert plan_windows(ASKED, RELEASED, SIZE, BFLOAT16, None).window == ASKED
+    assert plan_windows(ASKED, RELEASED, [SIZE], BFLOAT16, None).window == ASKED
 
 
 @pytest.mark.parametrize('free_mb', [300, 500, 700, 900, 1200])
 def test_windows_are_the_largest_that_fit(free_mb):
     free = free_mb * 10**6
-    plan = plan_windows(ASKED, RELEASED, SIZE, BFLOAT16, free)
+    plan = plan_windows(ASKED, RELEASED, [SIZE], BFLOAT16, free)
     frames = plan.window.size
-    assert frames == 2 or window_bytes(RELEASED, frames, SIZE, BFLOAT16, 2) <= 0.8 * free
+    assert frames == 2 or window_bytes(RELEASED, frames, SIZE, BFLOAT16, plan.chunk) <= 0.8 * free
     if frames < ASKED.size:
-        assert window_bytes(RELEASED, frames + 1, SIZE, BFLOAT16, 2) > 0.8 * free
+        assert window_bytes(RELEASED, frames + 1, SIZE, BFLOAT16, plan.chunk) > 0.8 * free
         assert 'input_width' in plan.reason
         assert plan.window.stride <= frames // 2 or frames == 1
+
+
+def test_pictures_give_way_to_memory_only_when_two_frames_do_not_fit():
+    sizes = grids(ModelConfig(), RELEASED)
+    assert sizes[0] == (378, 518)  # of whole patches, 4:3 but for the rest
+    assert [width for _, width in sizes] == list(range(518, 258, -14))
+    two = window_bytes(RELEASED, SMALLEST, sizes[0], BFLOAT16, 1)
+    roomy = plan_windows(ASKED, RELEASED, sizes, BFLOAT16, int(two * 1.01 / 0.8))
+    assert (roomy.window.size, roomy.size) == (SMALLEST, sizes[0])
+    tight = plan_windows(ASKED, RELEASED, sizes, BFLOAT16, int(two * 0.8 / 0.8))
+    assert (tight.window, tight.chunk) == (WindowConfig(SMALLEST, 1), 1)
+    assert tight.size[1] < 518
+    wider = sizes[sizes.index(tight.size) - 1]
+    assert window_bytes(RELEASED, SMALLEST, tight.size, BFLOAT16, 1) <= two * 0.8
+    assert window_bytes(RELEASED, SMALLEST, wider, BFLOAT16, 1) > two * 0.8
+    assert '518 pixels across' in tight.reason
+
+
+def test_depth_is_decoded_in_chunks_as_large_as_memory_allows_without_losing_a_frame():
+    needs = {chunk: window_bytes(RELEASED, 8, SIZE, BFLOAT16, chunk) for chunk in (8, 4, 2, 1)}
+    assert needs[8] > needs[4]
+    for chunk in (8, 4):
+        plan = plan_windows(ASKED, RELEASED, [SIZE], BFLOAT16, int(needs[chunk] / 0.8) + 1, (8, 4, 2, 1))
+        assert (plan.window, plan.chunk) == (ASKED, chunk)
+
+
+def test_an_input_width_that_is_set_is_the_only_one():
+    assert grids(ModelConfig(input_width=280), RELEASED) == [(210, 280)]
+
+
+def test_operations_are_those_that_are_counted(monkeypatch):
+    """Ratios of windows, against the counter of torch on the real network."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
+    from benchmarks.meter import make_counter
+
+    network = load_network(Config().with_values({'device': 'cpu', 'precision': 'fp32'}))
+    network.model.requires_grad_(False)
+    size, other = (48, 64), (96, 128)
+    windows = [(WindowConfig(8, 4), size), (WindowConfig(4, 1), size), (WindowConfig(2, 1), size)]
+    windows += [(WindowConfig(8, 4), other), (WindowConfig(2, 1), other)]
+    counted, estimated = [], []
+    for window, grid in windows:
+        with make_counter() as counter:
+            tokens = network.encode(torch.zeros(1, 3, *grid))
+            decoded = range(window.size - min(window.size, window.stride + 4), window.size)
+            network.predict(tokens.expand(window.size, -1, -1), grid, frames=decoded)
+        counted.append(counter.get_total_flops())
+        estimated.append(window_operations(network.config, window, grid, 4))
+    ratios = [a / b for a, b in zip(estimated, counted, strict=True)]
+    assert max(ratios) / min(ratios) < 1.5
+
+
+def budget(budget_s: float, gigaflops: float = 150.0, overhead_s: float = 0.0, window: WindowConfig = ASKED):
+    """A plan on a simulated device, and what was measured on the way."""
+    measured = []
+
+    def measure(window: WindowConfig, size: tuple[int, int]) -> float:
+        measured.append((window, size))
+        return overhead_s + window_operations(RELEASED, window, size, 4) / (gigaflops * 1e9)
+
+    sizes = grids(ModelConfig(), RELEASED)
+    asked = Plan(window, sizes[0], 2, 'asked for')
+    return plan_for_budget(asked, RELEASED, sizes, budget_s, 4, measure), measured, measure
+
+
+@pytest.mark.parametrize('gigaflops, kept', [(1e6, 'all'), (24e2, 'stride'), (10e2, 'window'), (3.2e2, 'size')])
+def test_a_budget_takes_the_stride_first_the_window_second_and_pictures_last(gigaflops, kept):
+    full = window_operations(RELEASED, ASKED, (378, 518), 4) / (24e2 * 1e9)
+    plan, measured, measure = budget(0.97 * full, gigaflops)
+    assert measure(plan.window, plan.size) <= 0.97 * full
+    assert 1 <= len(measured) - 1 <= 5
+    is_full = plan.size == (378, 518)
+    expected = {
+        'all': plan.window == ASKED and is_full,
+        'stride': plan.window.size == 8 and plan.window.stride < 4 and is_full,
+        'window': 2 <= plan.window.size < 8 and plan.window.stride == 1 and is_full,
+        'size': plan.window == WindowConfig(SMALLEST, 1) and plan.size[1] < 518,
+    }
+    assert [name for name, is_so in expected.items() if is_so] == [kept]
+    assert kept == 'all' or 'latency_budget_s allows' in plan.reason
+
+
+def test_a_device_that_is_slow_apart_from_operations_still_ends_within_the_budget():
+    plan, measured, measure = budget(3.0, gigaflops=1e3, overhead_s=2.0)
+    assert measure(plan.window, plan.size) <= 3.0
+    assert len(measured) <= 6
+
+
+def test_a_budget_that_nothing_keeps_ends_with_the_least():
+    plan, _, _ = budget(1e-3)
+    assert (plan.window, plan.size[1]) == (WindowConfig(SMALLEST, 1), 266)
+
+
+def test_what_was_planned_for_a_budget_is_what_the_network_sees():
+    values = {'device': 'cpu', 'precision': 'fp32', 'latency_budget_s': 1e-5}
+    config = Config().with_values(values)
+    pipeline = Pipeline(config, VggtPredictor(config, load_network(config)))
+    pipeline.warm_up()
+    assert pipeline.windows.config == WindowConfig(SMALLEST, 1)
+    assert pipeline.latency.asked == config.window
+    update = [pipeline.add_frame(frame) for frame in scene.frames_of(scene.walk(2))][-1]
+    assert update.frames[0].depth.shape[1] == 64  # half of what nano is made for
 
 
 def test_a_pipeline_begins_with_what_fits(monkeypatch, caplog):

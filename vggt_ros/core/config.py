@@ -103,7 +103,10 @@ class ModelConfig(Section):
         'vggt', 'vggt, or fake: a flat wall instead of a network, for tests of the plumbing', one_of=('vggt', 'fake')
     )
     input_width: int = setting(
-        0, 'width in pixels at which the network sees the image; 0 takes what the model was made for', at_least=0
+        0,
+        'width in pixels at which the network sees the image; 0 takes what the model was made for, or down to half of '
+        'it where memory or latency_budget_s are too short for windows of two',
+        at_least=0,
     )
 
     head_precision: str = setting(
@@ -181,8 +184,8 @@ class StreamConfig(Section):
     )
     latency_budget_s: float = setting(
         0.0,
-        'seconds that a window may take; where it takes more, window_stride and then window_size are lowered; 0 '
-        'leaves both',
+        'seconds that a window may take; where it takes more, window_stride and then window_size are lowered, and at '
+        'the start at last the size of the picture; 0 leaves them',
         at_least=0,
         at_most=9,
         dynamic=True,

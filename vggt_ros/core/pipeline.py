@@ -116,10 +116,16 @@ class Pipeline:
         return ended
 
     def warm_up(self) -> None:
-        """Let the network make itself ready, on the thread that will run it."""
+        """Let the network make itself ready and measure itself, on the thread that will run it."""
         warm_up = getattr(self.predictor, 'warm_up', None)
-        if warm_up is not None:
-            warm_up(self.windows.config)
+        if warm_up is None:
+            return
+        now = self.windows.config
+        planned: Plan | None = warm_up(now, self.config.stream.latency_budget_s)
+        if planned is not None:
+            log.info('%s', planned.reason)
+            if planned.window != now:
+                self.windows.resize(planned.window)  # they may grow back to what was asked for while running
 
     def flush(self) -> Update | None:
         """Process the frames still waiting for a full window: the end of a recording, or a pause."""

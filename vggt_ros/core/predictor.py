@@ -13,19 +13,19 @@ import cv2
 import numpy as np
 import torch
 
-from vggt import StreamingVGGT, VGGTConfig
+from vggt import StreamingVGGT
 from vggt.approximation import Approximation
 from vggt.errors import VGGTError
 from vggt.pose_encoding import decode_pose_encoding
 from vggt.preprocessing import ImageTransform, ModelImage, resize_keeping_aspect, stack_window
 from vggt.weights import load_vggt
-from vggt_ros.core.config import Config, ModelConfig, WindowConfig
+from vggt_ros.core.config import Config, WindowConfig
 from vggt_ros.core.devices import PRECISIONS, resolve_device, resolve_precision, warn_if_slow
 from vggt_ros.core.errors import ConfigError, OutOfMemoryError, PredictionError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.loops.retrieval import describe, thin_patches
-from vggt_ros.core.planner import Plan, free_memory, plan_windows
+from vggt_ros.core.planner import Plan, free_memory, grids, plan_for_budget, plan_windows, rehearse
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.rig import Rig, RigFit, all_views, split_cameras
 from vggt_ros.core.window import Window
@@ -100,6 +100,7 @@ class VggtPredictor:
         if width % patch:
             fitting = max(patch, round(width / patch) * patch)
             raise ConfigError(f'input_width must be a multiple of {patch} for this network, got {width}; try {fitting}')
+        self._longest = width or self.network.config.image_size  # side of a picture on the network's grid
         self.reset()
 
     def reset(self) -> None:
@@ -192,22 +193,52 @@ class VggtPredictor:
         return dataclasses.replace(prediction, descriptors=np.stack(descriptors), patches=np.stack(patches))
 
     def plan(self, window: WindowConfig) -> Plan | None:
-        """What fits into the memory that is free now; None where the network does not say what it needs."""
+        """What fits into the memory that is free now, and see pictures that way; None where the network cannot say."""
         network = getattr(self.network, 'shared', self.network)
         if not isinstance(network, StreamingVGGT):
             return None
-        size = assumed_size(self.config.model, network.config)
-        return plan_windows(window, network.config, size, network.dtype, free_memory(network.device), network.chunk)
+        chunks = (8, 4, 2, 1) if network.device.type == 'cuda' else (2, 1)  # a processor gains nothing by more
+        sizes = grids(self.config.model, network.config)
+        plan = plan_windows(window, network.config, sizes, network.dtype, free_memory(network.device), chunks)
+        network.chunk = plan.chunk
+        self._see_at(plan)
+        return plan
 
-    def warm_up(self, window: WindowConfig) -> None:
-        """Compile, where that was asked for: for windows of 4:3 pictures, on the thread that will predict them."""
-        if not self.config.model.compile:
-            return
-        size = assumed_size(self.config.model, self.network.config)
-        for count in (1, window.size):
-            tokens = self.network.encode(torch.zeros(count, 3, *size))
-        compared = min(window.size, window.stride + self.config.alignment.max_frames)
-        self.network.predict(tokens, size, frames=range(window.size - compared, window.size))
+    def warm_up(self, window: WindowConfig, budget_s: float = 0.0) -> Plan | None:
+        """Compile, where that was asked for, and measure: for 4:3 pictures, on the thread that will predict them.
+
+        Args:
+            window: sizes of the windows.
+            budget_s: seconds that one may take; 0 is no limit, and nothing is measured.
+
+        Returns:
+            What keeps the budget, from now on; None without a budget.
+        """
+        network = self.network  # of a shared one its member, so that the thread that runs it warms up
+        if not isinstance(getattr(network, 'shared', network), StreamingVGGT) or not (self.config.model.compile or budget_s):
+            return None
+        compared = self.config.alignment.max_frames
+        sizes = [one for one in grids(self.config.model, network.config) if one[1] <= self._longest]
+        if self.config.model.compile:
+            network.encode(torch.zeros(window.size, 3, *sizes[0]))
+            rehearse(network, window, sizes[0], compared)
+        if not budget_s:
+            return None
+        plan = plan_for_budget(
+            Plan(window, sizes[0], network.chunk, f'window_size {window.size} and window_stride {window.stride}'),
+            network.config,
+            sizes,
+            budget_s,
+            compared,
+            lambda window, size: rehearse(network, window, size, compared)[1],
+        )
+        self._see_at(plan)
+        return plan
+
+    def _see_at(self, plan: Plan) -> None:
+        """Pictures of any shape no longer on the grid than 4:3 ones of the plan."""
+        if not self.config.model.input_width:
+            self._longest = plan.size[1]
 
     def _prepare(
         self, frames: Sequence[Frame]
@@ -222,7 +253,7 @@ class VggtPredictor:
         network = self.network.config
         if self._is_apart:
             return resize_keeping_aspect(frame.image, width, network.patch_size)
-        fitting = fitting_width(height, width, network.image_size, network.patch_size)
+        fitting = fitting_width(height, width, self._longest, network.patch_size)
         return resize_keeping_aspect(frame.image, self.config.model.input_width or fitting, network.patch_size)
 
     def _encode(
@@ -295,13 +326,6 @@ def load_network(config: Config, *, quiet: bool = False) -> StreamingVGGT:
     if not quiet:
         warn_if_slow(config.model, device)
     return network
-
-
-def assumed_size(config: ModelConfig, network: VGGTConfig) -> tuple[int, int]:
-    """(H, W) on the network's grid of a 4:3 picture, as most cameras give, before the first image has come."""
-    patch = network.patch_size
-    width = config.input_width or fitting_width(3, 4, network.image_size, patch)
-    return max(patch, width * 3 // 4 // patch * patch), width
 
 
 def fitting_width(height: int, width: int, image_size: int, patch_size: int) -> int:
