@@ -85,10 +85,20 @@ class ImageTransform:
 
 @dataclass(frozen=True)
 class ModelImage:
-    """One image as the model takes it: float32 [3, h, w], RGB in [0, 1], and where it came from."""
+    """One image on the model's grid, and where it came from.
 
-    image: Tensor
+    Attributes:
+        pixels: [h, w, 3] uint8, RGB.
+        transform: from the source.
+    """
+
+    pixels: Tensor
     transform: ImageTransform
+
+    @property
+    def image(self) -> Tensor:
+        """[3, h, w] float32 in [0, 1], as the model takes it."""
+        return scale_pixels(self.pixels[None])[0]
 
 
 def resize_keeping_aspect(
@@ -138,12 +148,29 @@ def stack_window(images: Sequence[ModelImage]) -> Tensor:
     Raises:
         InputError: no image, or images of different sizes.
     """
+    return scale_pixels(stack_pixels(images))
+
+
+def stack_pixels(images: Sequence[ModelImage]) -> Tensor:
+    """The images of one window as they are, for whoever scales them elsewhere.
+
+    Returns:
+        [S, H, W, 3] uint8.
+
+    Raises:
+        InputError: no image, or images of different sizes.
+    """
     if not images:
         raise InputError('a window needs at least one image, got none')
-    sizes = {tuple(image.image.shape) for image in images}
+    sizes = {tuple(image.pixels.shape) for image in images}
     if len(sizes) > 1:
         raise InputError(f'all images of a window must have one size, got {sorted(sizes)}; scale them to one K first')
-    return torch.stack([image.image for image in images])
+    return torch.stack([image.pixels for image in images])
+
+
+def scale_pixels(pixels: Tensor) -> Tensor:
+    """[S, H, W, 3] uint8 -> [S, 3, H, W] float32 in [0, 1], on the device that they are on."""
+    return pixels.permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
 def _resample(image: np.ndarray, transform: ImageTransform) -> Tensor:
@@ -158,7 +185,7 @@ def _resample(image: np.ndarray, transform: ImageTransform) -> Tensor:
     # Rounding must not push the box over the edge by 1e-13 px, which Pillow refuses.
     box = (0.0, max(0.0, top + margin), float(image.shape[1]), min(float(padded.shape[0]), bottom + margin))
     resized = Image.fromarray(padded).resize((width, height), Image.Resampling.BICUBIC, box=box)
-    return torch.from_numpy(np.asarray(resized).astype(np.float32) / 255).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(resized))
 
 
 def _check_image(image: np.ndarray) -> None:

@@ -15,7 +15,8 @@ from vggt.config import VGGTConfig
 from vggt.errors import ConfigError, InputError
 from vggt.model import VGGT
 from vggt.output import VGGTOutput
-from vggt.validation import check_images
+from vggt.preprocessing import scale_pixels
+from vggt.validation import check_images, check_pixels
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -83,7 +84,9 @@ class StreamingVGGT:
         """Images to patch tokens, which hold for any later window at the same height and width.
 
         Args:
-            images: [S, 3, H, W], RGB in [0, 1]; H and W multiples of config.patch_size.
+            images: [S, 3, H, W], RGB in [0, 1], or [S, H, W, 3] uint8, which are scaled on the device; H and W
+                multiples of config.patch_size. On a GPU the call returns before 8-bit images are encoded: they wait
+                for nothing.
 
         Returns:
             [S, P, C] on the device. Each row depends on its own image only.
@@ -91,11 +94,9 @@ class StreamingVGGT:
         Raises:
             InputError: images of another form.
         """
-        images = check_images(images, self.config.patch_size)
-        if images.shape[0] != 1:
-            raise InputError(f'images must be those of one window, [S, 3, H, W], got {list(images.shape)}')
+        scaled = self._scaled(images)
         with self._precision():
-            tokens = self.model.aggregator.encode(images[0].to(self.device))
+            tokens = self.model.aggregator.encode(scaled)
         # the next run of a CUDA graph writes into the results of this one
         return tokens.clone() if self._is_compiled else tokens
 
@@ -160,6 +161,18 @@ class StreamingVGGT:
             compiled = torch.compile(getattr(aggregator, name), dynamic=False, backend=backend, mode=mode)
             setattr(aggregator, name, compiled)
         self._is_compiled = True
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        """[S, 3, H, W] float32 on the device."""
+        if isinstance(images, Tensor) and images.dtype is torch.uint8:
+            check_pixels(images, self.config.patch_size)
+            if self.device.type == 'cuda' and images.device.type == 'cpu':
+                images = images.pin_memory()  # only from there is a copy beside other work
+            return scale_pixels(images.to(self.device, non_blocking=True))
+        images = check_images(images, self.config.patch_size)
+        if images.shape[0] != 1:
+            raise InputError(f'images must be those of one window, [S, 3, H, W], got {list(images.shape)}')
+        return images[0].to(self.device)
 
     def _approximate(self, approximation: Approximation) -> None:
         depth, head = self.config.depth, self.model.camera_head

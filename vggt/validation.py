@@ -38,16 +38,30 @@ def check_images(images: Tensor, patch_size: int) -> Tensor:
         raise InputError(f'images must be floating point in [0, 1], got {images.dtype}; divide 8-bit values by 255')
     if 0 in images.shape:
         raise InputError(f'images must hold at least one frame and one pixel, got {list(images.shape)}')
-    height, width = images.shape[-2:]
+    _check_grid(images.shape[-2], images.shape[-1], patch_size)
+    low, high = (value.item() for value in torch.aminmax(images.detach()))
+    if not (low >= -RANGE_SLACK and high <= 1.0 + RANGE_SLACK):  # not (...) also catches NaN
+        raise InputError(f'images must be finite and in [0, 1], got values from {low:g} to {high:g}')
+    return images if images.ndim == 5 else images[None]
+
+
+def check_pixels(pixels: Tensor, patch_size: int) -> None:
+    """Refuse what is not a window of 8-bit RGB images, [S, H, W, 3]; their values need no look.
+
+    Raises:
+        InputError: says what is wrong and how to mend it.
+    """
+    if pixels.ndim != 4 or pixels.shape[-1] != 3 or 0 in pixels.shape:
+        raise InputError(f'8-bit images must be [S, H, W, 3], RGB, got {list(pixels.shape)}')
+    _check_grid(pixels.shape[1], pixels.shape[2], patch_size)
+
+
+def _check_grid(height: int, width: int, patch_size: int) -> None:
     if height % patch_size or width % patch_size:
         raise InputError(
             f'height and width must be multiples of {patch_size}, got {height}x{width}; '
             'vggt.preprocessing resizes any image to such a size'
         )
-    low, high = (value.item() for value in torch.aminmax(images.detach()))
-    if not (low >= -RANGE_SLACK and high <= 1.0 + RANGE_SLACK):  # not (...) also catches NaN
-        raise InputError(f'images must be finite and in [0, 1], got values from {low:g} to {high:g}')
-    return images if images.ndim == 5 else images[None]
 
 
 def check_query_points(query_points: Tensor, batch: int, image_size: tuple[int, int]) -> Tensor:

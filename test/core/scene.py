@@ -150,7 +150,7 @@ class SimulatedNetwork:
         self.decoded: list[list[int]] = []  # for each window
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        indices = (images.mean(dim=(1, 2, 3)) * 255).round()
+        indices = images.float().mean(dim=(1, 2, 3)).round()
         self.encoded += [int(index) for index in indices]
         return indices[:, None, None].expand(-1, HEIGHT * WIDTH // 16, 2)
 

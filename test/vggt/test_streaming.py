@@ -50,6 +50,16 @@ def test_tokens_of_a_frame_serve_every_window_that_holds_it() -> None:
         assert_same(stream.predict(tokens[window], SIZE), plain(images[window]), [0, 1, 2, 3])
 
 
+def test_8_bit_images_are_encoded_like_the_same_in_0_to_1() -> None:
+    pixels = torch.randint(0, 256, (2, *SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    stream = StreamingVGGT(small_model())
+    expected = stream.encode(pixels.permute(0, 3, 1, 2).float() / 255)
+    torch.testing.assert_close(stream.encode(pixels), expected, rtol=0, atol=0)
+    for wrong in (pixels[0], pixels[:, :-1], pixels.permute(0, 3, 1, 2)):
+        with pytest.raises(InputError, match=r'8-bit images must be|multiples of'):
+            stream.encode(wrong)
+
+
 @pytest.mark.parametrize('frames', [[3], [2, 3], [3, 0]])
 def test_only_the_frames_asked_for_are_decoded(frames: list[int]) -> None:
     images = random_images(4)

@@ -218,7 +218,7 @@ def rehearse(network: StreamingVGGT, window: WindowConfig, size: tuple[int, int]
         size: (H, W) on the network's grid.
         compared: shared frames whose depth is decoded beside that of the new ones.
     """
-    image = torch.zeros(1, 3, *size)
+    image = torch.zeros(1, *size, 3, dtype=torch.uint8)
     decoded = range(window.size - min(window.size, window.stride + compared), window.size)
     encode_s = window_s = 0.0
     for _ in range(2):

@@ -16,8 +16,9 @@ import torch
 from vggt import StreamingVGGT
 from vggt.approximation import Approximation
 from vggt.errors import VGGTError
+from vggt.output import VGGTOutput
 from vggt.pose_encoding import decode_pose_encoding
-from vggt.preprocessing import ImageTransform, ModelImage, resize_keeping_aspect, stack_window
+from vggt.preprocessing import ImageTransform, ModelImage, resize_keeping_aspect, stack_pixels
 from vggt.weights import load_vggt
 from vggt_ros.core.config import Config, WindowConfig
 from vggt_ros.core.devices import PRECISIONS, resolve_device, resolve_precision, warn_if_slow
@@ -28,6 +29,7 @@ from vggt_ros.core.loops.retrieval import describe, thin_patches
 from vggt_ros.core.planner import Plan, free_memory, grids, plan_for_budget, plan_windows, rehearse
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.rig import Rig, RigFit, all_views, split_cameras
+from vggt_ros.core.transfer import to_host
 from vggt_ros.core.window import Window
 
 HEADS = ('camera', 'depth')
@@ -164,22 +166,23 @@ class VggtPredictor:
         transform = images[0].transform
         tokens = torch.stack([self._encoded[key].tokens for key in keys])
         output = self.network.predict(tokens, transform.model_size, frames=decoded)
-        cam_from_window, K_network = _cameras(_numpy(output.pose_encoding)[0], transform.model_size)
+        encoding, seen_depth, seen_confidence = to_host(_answers(output))
+        cam_from_window, K_network = _cameras(encoding, transform.model_size)
         depth = np.full((len(images), *transform.model_size), np.nan, np.float32)
         confidence = depth.copy()
-        depth[decoded], confidence[decoded] = _numpy(output.depth)[0], _numpy(output.depth_confidence)[0]
+        depth[decoded], confidence[decoded] = seen_depth, seen_confidence
         _forget_unseen(depth, confidence, [self._encoded[key].seen for key in keys])
         K = self._intrinsics(frames, K_network, transform)
         has_K = np.isfinite(K).all(axis=(1, 2))
-        is_known = np.isfinite(depth) & np.isfinite(confidence) & (depth > 0) & has_K[:, None, None]
+        depth[~has_K] = np.nan
         prediction = Prediction(
             stamps_ns=tuple(frame.stamp_ns for frame in frames),
             frame_ids=tuple(frame.frame_id for frame in frames),
-            image=np.stack([_pixels(image) for image in images]),
+            image=stack_pixels(images).numpy(),
             cam_from_window=cam_from_window,
             K=np.where(has_K[:, None, None], K, _guess_intrinsics(transform.model_size)),
             K_network=K_network,
-            depth=np.where(is_known, depth, np.float32('nan')),
+            depth=depth,
             confidence=confidence,
             transform=transform,
             prepare_s=prepare_s,
@@ -215,12 +218,14 @@ class VggtPredictor:
             What keeps the budget, from now on; None without a budget.
         """
         network = self.network  # of a shared one its member, so that the thread that runs it warms up
-        if not isinstance(getattr(network, 'shared', network), StreamingVGGT) or not (self.config.model.compile or budget_s):
+        if not isinstance(getattr(network, 'shared', network), StreamingVGGT):
+            return None
+        if not (self.config.model.compile or budget_s):
             return None
         compared = self.config.alignment.max_frames
         sizes = [one for one in grids(self.config.model, network.config) if one[1] <= self._longest]
         if self.config.model.compile:
-            network.encode(torch.zeros(window.size, 3, *sizes[0]))
+            network.encode(torch.zeros(window.size, *sizes[0], 3, dtype=torch.uint8))
             rehearse(network, window, sizes[0], compared)
         if not budget_s:
             return None
@@ -260,7 +265,7 @@ class VggtPredictor:
         self, resized: dict[tuple[int, int], ModelImage], seen: dict[tuple[int, int], np.ndarray | None]
     ) -> None:
         if resized:
-            tokens = self.network.encode(stack_window(list(resized.values())))
+            tokens = self.network.encode(stack_pixels(list(resized.values())))
             for (key, image), row in zip(resized.items(), tokens, strict=True):
                 self._encoded[key] = Encoded(image, row, seen[key], *self._describe(image, row))
 
@@ -269,7 +274,7 @@ class VggtPredictor:
             return None, None
         height, width = image.transform.model_size
         patch = self.network.config.patch_size
-        grid, row = (height // patch, width // patch), _numpy(tokens)[None]
+        grid, row = (height // patch, width // patch), to_host([tokens[None]])[0]
         return describe(row, grid)[0], thin_patches(row, grid)[0]
 
     def _free_memory(self) -> None:
@@ -386,15 +391,13 @@ def _guess_intrinsics(image_size: tuple[int, int]) -> np.ndarray:
     return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
 
 
-def _numpy(tensor: torch.Tensor | None) -> np.ndarray:
-    if tensor is None:
+def _answers(output: VGGTOutput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pose encoding [S, 9], depth and confidence of the decoded frames [D, h, w]; NaN where depth means nothing."""
+    encoding, depth, confidence = output.pose_encoding, output.depth, output.depth_confidence
+    if encoding is None or depth is None or confidence is None:
         raise PredictionError('the network has no camera or depth head; choose a model with both')
-    return tensor.float().cpu().numpy()
-
-
-def _pixels(image: ModelImage) -> np.ndarray:
-    """[h, w, 3] uint8, as they were before the network's scaling to [0, 1]."""
-    return (image.image.permute(1, 2, 0).numpy() * 255.0).round().astype(np.uint8)
+    is_known = (depth > 0) & (depth + confidence < torch.inf)  # NaN compares false; a confidence is never below 0
+    return encoding[0], torch.where(is_known, depth, torch.nan)[0], confidence[0]
 
 
 class RigPredictor:
@@ -485,7 +488,7 @@ class FakePredictor:
         prediction = Prediction(
             stamps_ns=tuple(frame.stamp_ns for frame in frames),
             frame_ids=tuple(frame.frame_id for frame in frames),
-            image=np.stack([_pixels(image) for image in images]),
+            image=stack_pixels(images).numpy(),
             cam_from_window=cam_from_window,
             K=np.stack(K),
             K_network=np.tile(K_network, (len(frames), 1, 1)),

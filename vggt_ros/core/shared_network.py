@@ -140,7 +140,7 @@ class Member:
         self.shared.chunk = frames
 
     def encode(self, images: Tensor) -> Tensor:
-        """As StreamingVGGT.encode: [S, 3, H, W] -> [S, P, C]."""
+        """As StreamingVGGT.encode: images -> [S, P, C]."""
 
         def run(batch: list[Tensor]) -> list[Any]:
             tokens = self.shared.encode(torch.cat(batch))
