@@ -7,20 +7,32 @@
 ceilings: copy bandwidth and a large matrix product, which every other figure can be held against.
 parity: the golden cases on this device, in float32 (without TF32) and under bfloat16 autocast.
 latency: the plain and the inference form by part, windows of 1 to 32 frames at 392x518 and 294x518.
-streaming: windows of 8 stride 1, 8 stride 4 and 16 stride 4.
+streaming: windows of 8 stride 1, 8 stride 4 and 16 stride 4, against the plain form rerun on every window.
+compile: windows of 8 stride 4 as they are and compiled with CUDA graphs, each number format, and what each errs by.
+pipeline: a recorded clip through decoding, network, alignment and messages, with the seconds of each stage.
+training: the small model for --minutes, from the shipped weights, and its errors before and after.
+soak: 10,000 frames through the streaming form, time and memory at both ends.
+
+The order is that of what a minute is worth; training comes last, as it takes all the time that is left.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from benchmarks.streaming import differences, make_network
+from vggt import StreamingVGGT, VGGTOutput
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = ((392, 518), (294, 518))
@@ -29,11 +41,21 @@ REPEATS = 20
 
 def main() -> None:
     """Run the parts asked for, in the order of what they are worth."""
-    parts = {'ceilings': ceilings, 'parity': parity, 'latency': latency, 'streaming': streaming}
+    parts = {
+        'ceilings': ceilings,
+        'parity': parity,
+        'latency': latency,
+        'streaming': streaming,
+        'compile': compiled,
+        'pipeline': pipeline,
+        'soak': soak,
+        'training': training,
+    }
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
     parser.add_argument('parts', nargs='*', default=list(parts), help=f'of {", ".join(parts)}')
     parser.add_argument('--device', default='cuda')
     parser.add_argument('--model', default='1b')
+    parser.add_argument('--minutes', type=float, default=60, help='of training')
     parser.add_argument('--quick', action='store_true', help='small sizes and few repeats, to try the command itself')
     arguments = parser.parse_args()
     unknown = set(arguments.parts) - set(parts)
@@ -96,10 +118,77 @@ def latency(arguments: argparse.Namespace) -> None:
 
 
 def streaming(arguments: argparse.Namespace) -> None:
-    """New frames per second of sliding windows."""
+    """New frames per second and latency of sliding windows."""
     height, width = sizes(arguments)[0]
-    for frames, stride in ((8, 1), (8, 4), (16, 4)):
-        network(arguments, height, width, frames, stride)
+    run('benchmarks.streaming', model=arguments.model, height=height, width=width, device=arguments.device,
+        dtype='bfloat16', repeats=repeats(arguments))  # fmt: skip
+
+
+@torch.inference_mode()
+def compiled(arguments: argparse.Namespace) -> None:
+    """What compiling and each number format buy a window of 8 with stride 4, and what they cost in accuracy."""
+    shape, size, stride = sizes(arguments)[0], 8, 4
+    images = torch.rand(size, 3, *shape, generator=torch.Generator().manual_seed(0))
+    new = range(size - stride, size)
+    exact: VGGTOutput | None = None
+    print('| format | compiled | first call [s] | window [ms] | pose differs | depth differs |\n' + '|---' * 6 + '|')
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        if dtype is torch.float16 and arguments.device == 'cpu':
+            continue  # no fast products there
+        for is_compiled in (False, True):
+            model = make_network(arguments.model, arguments.device)
+            stream = StreamingVGGT(model, arguments.device, dtype)
+            begin = time.perf_counter()
+            if is_compiled:  # inductor takes minutes on a processor: too long for trying the command
+                stream.compile('eager' if arguments.quick else 'inductor')
+            kept = stream.encode(images[:stride])
+
+            def window(stream: StreamingVGGT = stream, kept: torch.Tensor = kept) -> VGGTOutput:
+                tokens = torch.cat((kept, stream.encode(images[stride:])))
+                return stream.predict(tokens, shape, frames=new)
+
+            output = window()
+            first_s = time.perf_counter() - begin
+            exact = exact or output
+            seconds = median_seconds(window, arguments)
+            pose, depth = differences(exact, output, stride)
+            print(
+                f'| {str(dtype)[6:]} | {"yes" if is_compiled else "no"} | {first_s:.1f} | {seconds * 1e3:.1f} | '
+                f'{pose:.1e} | {depth:.1e} |',
+                flush=True,
+            )
+
+
+def pipeline(arguments: argparse.Namespace) -> None:
+    """The clip that ships, from image files to messages; the last lines tell the seconds by stage."""
+    clip = ROOT / 'vggt_ros' / 'data' / 'cabinet'
+    with tempfile.TemporaryDirectory() as folder:
+        run('vggt_ros.cli', 'run', str(clip), out=folder + '/run', device=arguments.device)
+
+
+def soak(arguments: argparse.Namespace) -> None:
+    """A long stream of small pictures."""
+    frames = 200 if arguments.quick else 10_000
+    run('benchmarks.streaming', frames=frames, model='nano', height=48, width=64, device=arguments.device)
+
+
+def training(arguments: argparse.Namespace) -> None:
+    """Errors of the shipped weights, then training from them beside its renderer, then the errors of what came out."""
+    scenes = 2 if arguments.quick else 200
+    minutes = 0.2 if arguments.quick else arguments.minutes
+    folder = ROOT / 'runs' / ('gpu_quick' if arguments.quick else 'gpu')  # git-ignored, and kept: the weights are in it
+    run('training.evaluate', seed=1_000_000, scenes=scenes)
+    windows = 64 if arguments.quick else 12_000
+    command = [sys.executable, '-m', 'training.pool', str(folder / 'pool'), '--windows', str(windows)]
+    renderer = subprocess.Popen([*command, '--device', arguments.device], cwd=ROOT)
+    try:
+        run('training.train', '--resume', pool=folder / 'pool', run=folder / 'nano', minutes=minutes,
+            start=ROOT / 'vggt' / 'weights' / 'nano.safetensors', processes=1, device=arguments.device,
+            frames_factor=1 if arguments.quick else 32)  # fmt: skip
+    finally:
+        renderer.terminate()
+        renderer.wait()
+    run('training.evaluate', seed=1_000_000, scenes=scenes, run=folder / 'nano')
 
 
 def sizes(arguments: argparse.Namespace) -> tuple[tuple[int, int], ...]:
@@ -108,27 +197,29 @@ def sizes(arguments: argparse.Namespace) -> tuple[tuple[int, int], ...]:
 
 
 def network(arguments: argparse.Namespace, height: int, width: int, frames: int, stride: int) -> None:
-    """Run benchmarks.network; a form that does not fit into memory must not end the others."""
-    options = {
-        'height': height,
-        'width': width,
-        'frames': frames,
-        'stride': stride,
-        'dtype': 'bfloat16',
-        'device': arguments.device,
-        'model': arguments.model,
-        'repeats': 2 if arguments.quick else REPEATS,
-    }
-    flags = [word for name, value in options.items() for word in (f'--{name}', str(value))]
-    done = subprocess.run([sys.executable, '-m', 'benchmarks.network', *flags], cwd=ROOT)
+    """Both forms by part, at one size."""
+    run('benchmarks.network', height=height, width=width, frames=frames, stride=stride, dtype='bfloat16',
+        device=arguments.device, model=arguments.model, repeats=repeats(arguments))  # fmt: skip
+
+
+def repeats(arguments: argparse.Namespace) -> int:
+    """Of every timed window."""
+    return 2 if arguments.quick else REPEATS
+
+
+def run(module: str, *words: str, **options: object) -> None:
+    """Another command of ours, in a process of its own: one that fails or does not fit must not end the others."""
+    flags = [word for name, value in options.items() for word in (f'--{name.replace("_", "-")}', str(value))]
+    command = [sys.executable, '-m', module, *words, *flags]
+    print(f'$ {shlex.join(command[1:])}\n', flush=True)
+    done = subprocess.run(command, cwd=ROOT)
     if done.returncode:
-        print(f'\nS={frames} stride {stride} at {height}x{width} did not run (exit {done.returncode})')
+        print(f'\nthis did not run (exit {done.returncode})')
     print(flush=True)
 
 
-def median_seconds(call: object, arguments: argparse.Namespace) -> float:
+def median_seconds(call: Callable[[], object], arguments: argparse.Namespace) -> float:
     """Of several runs after a warm-up, the device synchronised inside the timed region."""
-    assert callable(call)
     seconds = []
     for _ in range(3 if arguments.quick else REPEATS):
         begin = time.perf_counter()

@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,16 @@ def main() -> None:
     parser.add_argument('--repeats', type=int, default=1)
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--windows', nargs='+', default=[f'{size}/{stride}' for size, stride in WINDOWS])
+    parser.add_argument('--blocks', type=int, default=0, help="of '1b': so many of its 24 of each kind")
     parser.add_argument('--frames', type=int, default=0, help='soak: so many frames in windows of 8, stride 4')
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
+    name = arguments.model + (f' of {arguments.blocks} blocks of each kind' if arguments.blocks else '')
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
     where = torch.cuda.get_device_name() if arguments.device.startswith('cuda') else cpu_name()
     print(
-        f'{arguments.model}, H={arguments.height} W={arguments.width}, {arguments.dtype}, {where}, {arguments.threads} '
+        f'{name}, H={arguments.height} W={arguments.width}, {arguments.dtype}, {where}, {arguments.threads} '
         f'threads, torch {torch.__version__}, commit {commit.stdout.strip()}, median of {arguments.repeats}\n'
     )
     if arguments.frames:
@@ -73,13 +76,20 @@ def main() -> None:
             print(row, flush=True)
 
 
-def network(arguments: argparse.Namespace) -> VGGT:
-    """A fresh copy of the weights."""
-    if arguments.model != '1b':
-        return load_vggt(arguments.model, heads=HEADS, device=arguments.device)
+def make_network(name: str, device: str, blocks: int = 0) -> VGGT:
+    """A fresh copy of the weights; of the 1B architecture with random ones, or of its first blocks of each kind."""
+    if name != '1b':
+        return load_vggt(name, heads=HEADS, device=device)
+    config = VGGTConfig().with_heads(HEADS)
+    if blocks:
+        assert config.backbone is not None
+        assert config.depth_head is not None
+        layers = tuple(layer * blocks // config.depth for layer in config.depth_head.layers)
+        backbone, head = replace(config.backbone, depth=blocks), replace(config.depth_head, layers=layers)
+        config = replace(config, depth=blocks, backbone=backbone, depth_head=head)
     with torch.device('meta'):
-        model = VGGT(VGGTConfig().with_heads(HEADS))
-    filled: VGGT = fill(model.to_empty(device=arguments.device)).eval()
+        model = VGGT(config)
+    filled: VGGT = fill(model.to_empty(device=device)).eval()
     return filled
 
 
@@ -89,7 +99,8 @@ def rows(arguments: argparse.Namespace, size: int, strides: Sequence[int]) -> li
     dtype = getattr(torch, arguments.dtype)
     images = torch.rand(size, 3, arguments.height, arguments.width, device=arguments.device)
     shape, kind = (arguments.height, arguments.width), torch.device(arguments.device).type
-    plain, stream = network(arguments), StreamingVGGT(network(arguments), arguments.device, dtype)
+    plain, other = (make_network(arguments.model, arguments.device, arguments.blocks) for _ in range(2))
+    stream = StreamingVGGT(other, arguments.device, dtype)
     kept = torch.cat([stream.encode(images[i : i + 1]) for i in range(size - 1)])
 
     def rerun() -> VGGTOutput:
@@ -175,7 +186,8 @@ def seconds(call: Callable[[], Any], kind: str, results: list[Any] | None = None
 def soak(arguments: argparse.Namespace) -> None:
     """A long stream: time per frame and resident memory, and whether they grow."""
     size, stride = 8, 4
-    stream = StreamingVGGT(network(arguments), arguments.device, getattr(torch, arguments.dtype))
+    model, dtype = make_network(arguments.model, arguments.device), getattr(torch, arguments.dtype)
+    stream = StreamingVGGT(model, arguments.device, dtype)
     shape, kind = (arguments.height, arguments.width), torch.device(arguments.device).type
     tokens: list[Tensor] = []
     taken, memory = [], []
