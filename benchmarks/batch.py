@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument('--recordings', type=int, default=20)
     parser.add_argument('--only', choices=('killed', 'split', 'speed'))
     args = parser.parse_args()
-    os.environ['OMP_NUM_THREADS'] = '1'
+    os.environ |= {'OMP_NUM_THREADS': '1', 'RAY_worker_niceness': '0'}  # alone or not, alike for one worker and several
     print(f'load {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores', flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

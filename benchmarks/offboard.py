@@ -151,6 +151,7 @@ def start(end: str, profile: Path, *command: str, log: Path) -> subprocess.Popen
 def robot_end(topic: str, seconds: float, out: Path) -> None:
     """A camera and whoever reads the odometry, on one clock."""
     import rclpy
+    from diagnostic_msgs.msg import DiagnosticArray
     from nav_msgs.msg import Odometry
     from rclpy.qos import QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import CameraInfo, Image
@@ -188,7 +189,16 @@ def robot_end(topic: str, seconds: float, out: Path) -> None:
         stamp = message.header.stamp
         came.append((stamp.sec * 10**9 + stamp.nanosec, time.time_ns()))
 
+    told: list[tuple[int, int, int]] = []
+
+    def note(message: DiagnosticArray) -> None:
+        for status in message.status:
+            values = {one.key: one.value for one in status.values}
+            if 'skipped because newer ones came' in values:
+                told.append((time.time_ns(), int(values['received']), int(values['skipped because newer ones came'])))
+
     node.create_subscription(Odometry, '/vggt/odom', keep, 50)
+    node.create_subscription(DiagnosticArray, '/diagnostics', note, 10)
     node.create_timer(1 / CAMERA_HZ, film)
     while not came:  # both ends have found each other
         rclpy.spin_once(node, timeout_sec=0.1)
@@ -197,7 +207,7 @@ def robot_end(topic: str, seconds: float, out: Path) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         rclpy.spin_once(node, timeout_sec=0.05)
-    out.write_text(json.dumps({'sent': sent, 'came': came}))
+    out.write_text(json.dumps({'sent': sent, 'came': came, 'told': told}))
     os._exit(0)
 
 
@@ -233,10 +243,10 @@ def measure(name: str, steady_s: float, cut_s: float, after_s: float, folder: Pa
         total = steady_s + cut_s + after_s
         robot = run('robot', 'robot', '-m', 'benchmarks.offboard', '--robot-end', str(out), '--seconds', str(total))
         begun = out.with_suffix('.begun')
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 60
         while not begun.exists():
             if time.monotonic() > deadline or robot.poll() is not None:
-                return {'case': name, 'failed': 'no result in 120 s'}
+                return {'case': name, 'failed': 'no result in 60 s'}
             time.sleep(0.05)
         bytes_before, began = json.loads(told.read_text())['bytes'], time.time_ns()
         time.sleep(steady_s)
@@ -260,9 +270,14 @@ def figures(
     found = [latency[stamp] for stamp in sent if stamp in latency]
     new = [when for stamp, when in result['came'] if stamp > mended]
     back = [(stamp, when) for stamp, when in result['came'] if when > mended]
+    told = [one for one in result['told'] if began <= one[0] < until]
+    (first, received, skipped), (last, *at_last) = told[0], told[-1]
+    filmed = (last - first) / 1e9 * CAMERA_HZ
     return {
         'frames': len(sent),
-        'lost_percent': 100 * (1 - len(found) / max(1, len(sent))),
+        'arrived_percent': 100 * (at_last[0] - received) / filmed,
+        'passed_over_for_newer_percent': 100 * (at_last[1] - skipped) / filmed,
+        'without_result_percent': 100 * (1 - len(found) / max(1, len(sent))),
         'latency_ms': {q: float(np.percentile(found, q)) for q in (50, 90, 99)} if found else {},
         'bytes_a_frame_up': (after[0] - before[0]) / (steady_s * CAMERA_HZ),
         'bytes_a_frame_down': (after[1] - before[1]) / (steady_s * CAMERA_HZ),

@@ -299,11 +299,26 @@ needs_ray = pytest.mark.skipif(
 
 
 @needs_ray
-def test_two_workers_on_ray_and_a_recording_split_between_them(recordings: Path, tmp_path: Path):
+def test_two_workers_on_ray_and_a_recording_split_between_them(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """One batch for all of it, since Ray takes its time to start: whole, split, broken, the result as one by one."""
-    out, alone = tmp_path / 'out', tmp_path / 'alone'
+    monkeypatch.setenv('RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER', '0')  # as the command does before it imports Ray
+    import ray
+
+    from vggt_ros.batch import command
+
+    out, alone, listening = tmp_path / 'out', tmp_path / 'alone', []
     camera_bag(recordings / 'long', 40)
+    is_long = command._is_long
+
+    def look(*args: object) -> bool:
+        listening.extend(node['NodeManagerAddress'] for node in ray.nodes())
+        return is_long(*args)
+
+    monkeypatch.setattr(command, '_is_long', look)
     assert batch(recordings, '--out', out, '--workers', '2', '--split', '12') == 1
+    assert set(listening) == {'127.0.0.1'}  # nobody else reaches it
     assert batch(recordings, '--out', alone, '--workers', '1') == 1
     assert states(out) == {'broken': 'failed', 'long': 'done', **{f'drive{i}': 'done' for i in range(3)}}
     for name in ('drive0', 'drive1', 'drive2', 'long'):

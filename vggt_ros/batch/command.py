@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -68,6 +69,10 @@ def _process(jobs: Sequence[Job], recipe: Recipe, args: argparse.Namespace, outc
             log.warning('--split needs several workers: each recording is computed whole')
         yield from one_after_the_other(jobs, recipe, outcomes.count_frame)
         return
+    if not args.address:
+        # Read when Ray is imported: without clusters it takes the loopback address, and listens on that alone.
+        # Source: ray-project/ray, python/ray/_private/services.py, get_node_ip_address.
+        os.environ.setdefault('RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER', '0')
     from vggt_ros.batch.on_ray import RayWorkers
 
     with RayWorkers(recipe, args.workers, args.address) as workers:
