@@ -87,11 +87,19 @@ def worst_difference(one: Path, other: Path) -> float:
 
 
 def split(folder: Path, workers: int, frames: int) -> dict[str, object]:
-    """The whole clip, by one worker and in parts; times without those of starting."""
-    words = (CLIP, '--force', '--out')
+    """The clip to and fro three times, by one worker and in parts; times without those of starting."""
+    recording = folder / 'long'
+    recording.mkdir(parents=True)
+    lines = [line.split() for line in (CLIP / 'frames.txt').read_text().splitlines() if line[:1].isdigit()]
+    way = [one[1] for one in [*lines, *lines[::-1], *lines]]
+    (recording / 'frames.txt').write_text(
+        ''.join(f'{100 + 0.5 * i:.3f} {CLIP / file}\n' for i, file in enumerate(way))
+    )
+    shutil.copy(CLIP / 'camera.json', recording)
+    words = (recording, '--force', '--out')
     whole_s = seconds_of('batch', *words, folder / 'whole', '--workers', 1)
     parts_s = seconds_of('batch', *words, folder / 'parts', '--workers', workers, '--split', frames)
-    whole, parts = (json.loads((folder / one / 'cabinet/summary.json').read_text()) for one in ('whole', 'parts'))
+    whole, parts = (json.loads((folder / one / 'long/summary.json').read_text()) for one in ('whole', 'parts'))
     residuals = [seam['residual'] for seam in whole['seams'] if seam['residual'] is not None]
     return {
         'frames': whole['frames'],
@@ -101,7 +109,7 @@ def split(folder: Path, workers: int, frames: int) -> dict[str, object]:
         'in_parts_s': parts['wall_s'],
         'with_start_s': [whole_s, parts_s],
         'outside_the_network': whole['timings']['outside_network'],
-        'largest_difference_of_a_pose': worst_difference(folder / 'whole/cabinet', folder / 'parts/cabinet'),
+        'largest_difference_of_a_pose': worst_difference(folder / 'whole/long', folder / 'parts/long'),
         'median_seam_residual': float(np.median(residuals)),
         'way': whole['path_length'],
     }
@@ -131,7 +139,7 @@ def main() -> None:
         if args.only in (None, 'killed'):
             print(json.dumps(killed_and_resumed(recordings, folder / 'killed', args.recordings)), flush=True)
         if args.only in (None, 'split'):
-            print(json.dumps(split(folder / 'split', 2, 16)), flush=True)
+            print(json.dumps(split(folder / 'split', 2, 24)), flush=True)
         if args.only in (None, 'speed'):
             print(json.dumps(speed_up(recordings, folder / 'speed', len(os.sched_getaffinity(0)))), flush=True)
 
