@@ -1,4 +1,4 @@
-"""The command `vggt_ros`: run, batch, replay, evaluate, demo, studio, view, doctor."""
+"""The command `vggt_ros`: run, batch, replay, evaluate, demo, studio, view, status, doctor."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ COMMANDS = {
     'demo': ('vggt_ros.demo', 'start the node, replay the clip that ships with the package, check what it publishes'),
     'studio': ('vggt_ros.studio.server', 'a web page: drop images, a video or a bag, look at the 3D'),
     'view': ('vggt_ros.studio.view', 'a running node or a bag of its results in the browser'),
+    'status': ('vggt_ros.status', 'how a running node is, with an exit code for a supervisor'),
     'doctor': ('vggt_ros.doctor', 'what is missing on this machine, and the command that mends it'),
 }
 OUR_ERROR, INTERRUPTED = 2, 130

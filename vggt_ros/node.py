@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NoReturn
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -21,7 +23,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import SetBool, Trigger
 
 from vggt_ros.core.config import Config, settings
-from vggt_ros.core.errors import ConfigError
+from vggt_ros.core.errors import ConfigError, GaveUpError
 from vggt_ros.core.memory import keep_freed_memory
 from vggt_ros.core.metric.evidence import Evidence
 from vggt_ros.core.pipeline import Pipeline
@@ -29,7 +31,7 @@ from vggt_ros.core.predictor import Predictor, make_predictor
 from vggt_ros.dds import make_room_for_images
 from vggt_ros.decode import stamp_ns
 from vggt_ros.encode import Encoder
-from vggt_ros.live.diagnostics import Health, Rate, diagnostics, hardware
+from vggt_ros.live.diagnostics import Health, Rate, Standing, diagnostics, hardware, worst
 from vggt_ros.live.inputs import Inputs
 from vggt_ros.live.mailbox import Mailbox
 from vggt_ros.live.mask_inputs import MaskInputs
@@ -37,8 +39,10 @@ from vggt_ros.live.outputs import Outputs
 from vggt_ros.live.ros_log import RosLogHandler
 from vggt_ros.live.save_services import SaveServices
 from vggt_ros.live.sensors import Sensors
+from vggt_ros.live.tally import Tally
 from vggt_ros.live.tf_watch import TfWatch
 from vggt_ros.live.transforms import RobotTransforms, TfMounts
+from vggt_ros.live.watchdog import Watchdog, is_noted, limit_s
 from vggt_ros.live.worker import Worker, explain
 from vggt_ros.masks import Masks
 from vggt_ros.messages import ros_messages
@@ -84,6 +88,7 @@ class VggtNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
         self._sensors: Sensors | None = None
+        self._saves: SaveServices | None = None
         self._worker: Worker | None = None
         self._mask_inputs: MaskInputs | None = None
         self._mailbox: Mailbox[Any] = Mailbox(1)
@@ -92,6 +97,15 @@ class VggtNode(LifecycleNode):
         self._last_image_s = [0.0]  # by camera
         self._moments: Moments[Any] = Moments(1, 0)
         self._throttle = Throttle()
+        self._state = 'unconfigured'
+        self._failure = ''  # why we are not active although we should be
+        self._is_on_trial = False  # started anew after a failure, and no result has come yet
+        self._watchdog = Watchdog(WATCH_PERIOD_S)
+        self._left: list[Worker] = []  # at a window that never ended; their threads cannot be stopped
+        self._level = 0  # of the diagnostics, at the last look
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        # Steady time: the watch goes on while a simulation is paused.
+        self.create_timer(WATCH_PERIOD_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     @property
     def autostart(self) -> bool:
@@ -106,6 +120,7 @@ class VggtNode(LifecycleNode):
             self._say_failure('configure', error)
             self._free()
             return TransitionCallbackReturn.FAILURE
+        self._state, self._failure = 'inactive', ''
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -116,38 +131,50 @@ class VggtNode(LifecycleNode):
             self._say_failure('activate', error)
             self._stop(STOP_S)
             return TransitionCallbackReturn.FAILURE
+        self._state, self._failure = 'active', ''
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Take no more images, finish and publish the window being computed; the network stays loaded."""
+        if self._failure:  # rclpy goes on with on_error then
+            return TransitionCallbackReturn.ERROR
         self._stop(DEACTIVATE_S)
+        self._state = 'inactive'
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the network and all publishers."""
         self._free()
+        self._state = 'unconfigured'
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free, from any state."""
         self._stop(STOP_S)
         self._free()
+        self._state = 'finalized'
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Back to unconfigured, from where it can be tried again."""
-        self._stop(STOP_S)
+        """Back to unconfigured, from where it can be tried again; a thread that is stuck is left to itself."""
+        if not self._stop(0.0 if self._failure else STOP_S) and self._worker is not None:
+            self._left.append(self._worker)
+            self._worker = None
         self._free()
+        self._state = 'unconfigured'
         return TransitionCallbackReturn.SUCCESS
 
     def close(self) -> bool:
         """Stop for good; False when a window is still being computed and its thread could not be joined."""
         is_stopped = self._stop(STOP_S)
+        if self._saves is not None:
+            is_stopped &= self._saves.wait()
         self._log_handler.detach()
-        return is_stopped
+        return is_stopped and not any(worker.is_alive for worker in self._left)
 
     def _say_failure(self, transition: str, error: Exception) -> None:
         if self.context.ok():  # else the process is told to end, and that is why it failed
+            self._failure = f'cannot {transition}: {explain(error)}'
             log.error('cannot %s: %s', transition, explain(error))
             log.debug('cannot %s', transition, exc_info=True)
 
@@ -165,18 +192,13 @@ class VggtNode(LifecycleNode):
         self._configured.callback(self._outputs.destroy)
         self._tf_watch = TfWatch(self, self._outputs.sent, lambda: self._settings.config.frames.published_children)
         self._configured.callback(self._tf_watch.destroy)
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self._configured.callback(self.destroy_publisher, self._diagnostics)
-        # Steady time: the watch goes on while a simulation is paused.
-        timer = self.create_timer(WATCH_PERIOD_S, self._watch, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._configured.callback(self.destroy_timer, timer)
         again = self.create_timer(
             1 / config.frames.tf_rate, self._correct_odometry, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         self._configured.callback(self.destroy_timer, again)
         self._scene = Scene(config)
-        saves = SaveServices(self, config.save, self._ask_snapshot)
-        self._configured.callback(saves.destroy)
+        self._saves = SaveServices(self, config.save, self._ask_snapshot)
+        self._configured.callback(self._saves.destroy)
         for kind, name, callback in ((Trigger, '~/reset', self._on_reset), (SetBool, '~/enable', self._on_enable)):
             self._configured.callback(self.destroy_service, self.create_service(kind, name, callback))
         if config.scale.scale_source == 'none':
@@ -242,9 +264,10 @@ class VggtNode(LifecycleNode):
 
     def _free(self) -> None:
         self._configured.close()
-        self._pipeline = self._outputs = None
+        self._pipeline = self._outputs = self._saves = None
         if 'torch' in sys.modules and sys.modules['torch'].cuda.is_available():
-            sys.modules['torch'].cuda.empty_cache()
+            with contextlib.suppress(RuntimeError):  # of a device that is lost
+                sys.modules['torch'].cuda.empty_cache()
 
     def _data_clock(self) -> float:
         if self.get_parameter('use_sim_time').value:
@@ -322,16 +345,30 @@ class VggtNode(LifecycleNode):
         return response
 
     def _watch(self) -> None:
-        """Once a second: say why nothing comes, and how things are."""
+        """Once a second: say why nothing comes, and how things are; act where the network is stuck or lost."""
+        health = self._look() if self._worker is not None and self._pipeline is not None else None
+        array = diagnostics(self._standing(), health, self.get_fully_qualified_name().lstrip('/'))
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+        self._say_level(*worst(array))
+        if health is not None:
+            self._act(health.tally)
+        elif self._failure and self._is_on_trial:
+            raise GaveUpError(self._failure)
+        elif self._failure and self._state == 'unconfigured' and self.autostart:
+            self._start_again()
+
+    def _look(self) -> Health:
+        """How things are while active, and a line in the log about what is not as it should be."""
+        assert self._worker is not None
+        assert self._pipeline is not None
+        worker, pipeline = self._worker, self._pipeline
         silence = self._describe_silence()
         if silence:
             self._throttle(log.warning, 'silence', silence)
         deaf = self._sensors.describe_silence() if self._sensors is not None else ''
         if deaf:
             self._throttle(log.warning, 'sensors', deaf)
-        worker, pipeline = self._worker, self._pipeline
-        if worker is None or pipeline is None:
-            return
         self._tf_watch.tick()
         rivals = self._tf_watch.describe()
         if rivals:
@@ -339,7 +376,8 @@ class VggtNode(LifecycleNode):
         if self._is_time_missing():
             self._throttle(log.warning, 'no clock', 'use_sim_time is set and no /clock has come')
         config = self._settings.config
-        health = Health(
+        busy_s = self._watchdog.look(worker.tally.busy_since)
+        return Health(
             config=config,
             tally=worker.tally,
             statistics=pipeline.statistics,
@@ -353,13 +391,49 @@ class VggtNode(LifecycleNode):
             rate_hz=self._rate.measure(self._mailbox.received, time.monotonic()),
             moments=self._moments if config.rig.cameras else None,
             rig_fit=getattr(pipeline.predictor, 'fit', None),
+            busy_s=busy_s if is_noted(busy_s, tuple(worker.tally.window_s)) else 0.0,
         )
-        array = diagnostics(health, self.get_fully_qualified_name().lstrip('/'))
-        array.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(array)
-        if worker.tally.gave_up:
+
+    def _standing(self) -> Standing:
+        name = self.get_fully_qualified_name()
+        known = self.get_node_names_and_namespaces()
+        namesakes = sum(f'{namespace.rstrip("/")}/{one}' == name for one, namespace in known) - 1
+        if namesakes <= 0:
+            return Standing(self._state, self._failure)
+        text = f'{namesakes} other node(s) called {name}: topics and services mix; rename one, as in -r __node:=vggt2'
+        self._throttle(log.warning, 'namesake', text)
+        return Standing(self._state, self._failure, text)
+
+    def _say_level(self, level: int, task: str) -> None:
+        """A line in the log when the diagnostics get worse or better."""
+        if level != self._level:
+            self._level = level
+            log.info('diagnostics: %s', 'OK' if not level else f'{("WARN", "ERROR")[level - 1]} of {task}')
+
+    def _act(self, tally: Tally) -> None:
+        """Deactivate where the memory does not suffice; start anew where the network is stuck or its device lost."""
+        busy_s = self._watchdog.busy_s
+        if tally.gave_up:
             log.error('out of memory with smaller windows, too: deactivated; lower window_size or input_width')
             self.trigger_deactivate()
+        elif tally.device_lost:
+            self._fail(f'the device is lost: {tally.device_lost}')
+        elif busy_s > limit_s(self._settings.config.stream.window_timeout_s, tuple(tally.window_s)):
+            self._fail(f'the network is stuck: it has been at one window for {busy_s:.0f} s')
+        elif tally.published:
+            self._is_on_trial = False
+
+    def _fail(self, reason: str) -> None:
+        """By way of on_error to unconfigured: from there it can be configured again."""
+        log.error('%s; back to unconfigured', reason)
+        self._failure = reason
+        self.trigger_deactivate()
+
+    def _start_again(self) -> None:
+        """What autostart started it starts again, once; without a result after that it takes a new process."""
+        log.warning('starting again after: %s', self._failure)
+        self._is_on_trial = True
+        start(self)
 
     def _correct_odometry(self) -> None:
         if self._outputs is not None and self._worker is not None:
@@ -420,35 +494,39 @@ def initialise(args: list[str] | None = None, context: Context | None = None) ->
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop; the exit code is 0 then, and 1 when it could not start."""
+    """Run the node until it is told to stop; the exit code is 0 then; 1 when it could not start or go on, and why."""
     if {'-h', '--help'} & set(sys.argv if args is None else args):
         print(usage())
         return 0
     keep_freed_memory()
     make_room_for_images()
+    signal.signal(signal.SIGTERM, _interrupt)  # rclpy calls it after its own: a model that loads is left at once
+    code, node = 1, None
     try:
         initialise(args)
-    except ConfigError as error:
-        print(f'{NODE_NAME.lstrip("/")}: {error}', file=sys.stderr)
-        return 1
-    node = None
-    try:
         node = VggtNode()
         if node.autostart and not start(node):
-            return 1 if rclpy.ok() else 0
+            code = 1 if rclpy.ok() else 0
+            return code
         spin(node)
+        code = 0
     except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except ConfigError as error:
+        code = 0
+    except (ConfigError, GaveUpError) as error:
         print(f'{NODE_NAME.lstrip("/")}: {error}', file=sys.stderr)
-        return 1
-    except Exception:
-        if rclpy.ok():
-            raise
+    except Exception as error:
         # SIGTERM ends the context under a call that is under way, and rclpy has several exceptions for that.
+        code = int(rclpy.ok())
+        if code:
+            traceback.print_exc()
+            print(f'{NODE_NAME.lstrip("/")}: ended by {explain(error)}', file=sys.stderr)
     finally:
-        _end(node)
-    return 0
+        _end(node, code)
+    return code
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def spin(node: VggtNode, executor: Executor | None = None) -> None:
@@ -476,7 +554,7 @@ def start(node: VggtNode) -> bool:
     )
 
 
-def _end(node: VggtNode | None) -> None:
+def _end(node: VggtNode | None, code: int) -> None:
     try:
         is_stopped = node is None or node.close()
     except KeyboardInterrupt:  # asked twice: do not wait for the window
@@ -485,7 +563,7 @@ def _end(node: VggtNode | None) -> None:
         # A thread inside the network cannot be interrupted, and the interpreter crashes when it ends under one.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
     with contextlib.suppress(Exception):  # the context may be gone already
         if node is not None:
             node.destroy_node()

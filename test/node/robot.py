@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,11 @@ class Robot(Node):
             )
         self._camera['image'].publish((make or rgb8)(header, clip.images[i]))
 
+    def publish(self, image: Any, info: CameraInfo) -> None:
+        """An image as it is, and its calibration."""
+        self._camera['info'].publish(info)
+        self._camera['image'].publish(image)
+
     def publish_clip(self, clip: Clip, indices: range, node: Any = None, *, period_s: float = 0.02, **how: Any) -> None:
         """Publish frames; those a node of this process takes go one by one, so that none is passed over for a newer."""
 
@@ -206,6 +211,7 @@ class NodeProcess:
         before: Python to run before the node starts, to make it slow or broken.
         program: of vggt_ros: node, relay or fleet.
         arguments: of the program.
+        prefix: command that runs the node, such as one that puts it into another network.
     """
 
     def __init__(
@@ -216,6 +222,7 @@ class NodeProcess:
         before: str = '',
         program: str = 'node',
         arguments: tuple[str, ...] = (),
+        prefix: Sequence[str] = (),
     ) -> None:
         self.log = log
         arguments = [*arguments, *([] if '--ros-args' in arguments else ['--ros-args'])]
@@ -225,7 +232,7 @@ class NodeProcess:
             arguments += ['-r', f'{name}:={topic}']
         code = f'import sys\n{before}\nfrom vggt_ros.{program} import main\nsys.exit(main())'
         # As a command line would: what nothing follows is the node's own business.
-        command = [sys.executable, '-c', code, *arguments]
+        command = [*prefix, sys.executable, '-c', code, *arguments]
         environment = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'}
         with log.open('w') as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)

@@ -190,6 +190,11 @@ class StreamConfig(Section):
         at_most=9,
         dynamic=True,
     )
+    window_timeout_s: float = setting(
+        600.0, 'a window still being computed after this counts as stuck, and the node starts anew; once windows are '
+        'known, 20 times the slowest of late, 10 s at least, where that is shorter', at_least=1, at_most=86400,
+        dynamic=True,
+    )
     publish_frames: str = setting(
         'new', 'publish every new frame of a window, or only the latest', one_of=('new', 'latest'), dynamic=True
     )

@@ -25,6 +25,10 @@ class OutOfMemoryError(PredictionError):
     """The network needs more memory for a window than is free; a smaller one may fit."""
 
 
+class GaveUpError(VggtRosError):
+    """The network failed for good, and again after a new start: this process can do no more."""
+
+
 class SourceError(VggtRosError):
     """A bag, video, image folder or topic cannot be read, or holds no frames."""
 

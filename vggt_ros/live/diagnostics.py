@@ -39,6 +39,7 @@ class Health:
         rate_hz: images a second, of late.
         moments: of a rig's images; None without a rig.
         rig_fit: how well the last window fitted the mounts of a rig; None where it was not compared.
+        busy_s: seconds that the worker has been at one window; 0 while that is as usual.
     """
 
     config: Config
@@ -54,6 +55,34 @@ class Health:
     rate_hz: float = 0.0
     moments: Moments[Any] | None = None
     rig_fit: RigFit | None = None
+    busy_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What there is to say about the node itself, in every state of its life.
+
+    Args:
+        state: of its life cycle.
+        failure: why it is not active though it should be; empty where it is as it should.
+        namesake: that another node has this name; empty where none has.
+    """
+
+    state: str
+    failure: str = ''
+    namesake: str = ''
+
+    @property
+    def status(self) -> tuple[str, bytes, str, Mapping[str, object]]:
+        """Task, level, sentence and figures."""
+        figures = {'state': self.state}
+        if self.state != 'active' and self.failure:
+            return 'node', DiagnosticStatus.ERROR, f'{self.state}: {self.failure}', figures
+        if self.state != 'active':
+            return 'node', DiagnosticStatus.WARN, f'{self.state}: images are not taken', figures
+        if self.namesake:
+            return 'node', DiagnosticStatus.WARN, self.namesake, figures
+        return 'node', DiagnosticStatus.OK, 'active', figures
 
 
 class Rate:
@@ -83,16 +112,22 @@ def _gpu_memory() -> Mapping[str, str]:
     return {'peak GPU memory MB': f'{torch.cuda.max_memory_allocated() / 1e6:.0f}'}
 
 
-def diagnostics(health: Health, name: str) -> DiagnosticArray:
-    """The array to publish; the caller fills in its stamp."""
+def diagnostics(standing: Standing, health: Health | None, name: str) -> DiagnosticArray:
+    """The array to publish; the caller fills in its stamp. Without health, the node is not active."""
     array = DiagnosticArray()
-    for task, level, message, figures in _tasks(health):
+    device = health.device if health is not None else ''
+    for task, level, message, figures in (standing.status, *(_tasks(health) if health is not None else ())):
         values = [KeyValue(key=key, value=str(value)) for key, value in figures.items()]
-        status = DiagnosticStatus(
-            level=level, name=f'{name}: {task}', message=message, hardware_id=health.device, values=values
+        array.status.append(
+            DiagnosticStatus(level=level, name=f'{name}: {task}', message=message, hardware_id=device, values=values)
         )
-        array.status.append(status)
     return array
+
+
+def worst(array: DiagnosticArray) -> tuple[int, str]:
+    """The highest level of an array, as a number, and the task that has it."""
+    status = max(array.status, key=lambda one: ord(one.level))
+    return ord(status.level), status.name.partition(': ')[2]
 
 
 def _tasks(health: Health) -> Iterator[tuple[str, bytes, str, Mapping[str, object]]]:
@@ -114,6 +149,7 @@ def _input(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
         'received': mailbox.received,
         'skipped because newer ones came': mailbox.dropped,
         'not decodable': tally.bad_images,
+        'last not decodable': tally.last_bad_image,
         'duplicate stamps': health.statistics.duplicates,
         'out of order': health.statistics.out_of_order,
         'calibrated': not tally.uncalibrated,
@@ -147,9 +183,13 @@ def _inference(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
         **_gpu_memory(),
         **{f'{stage} s': f'{seconds:.3f}' for stage, seconds in tally.stage_s.items()},
     }
-    if tally.out_of_memory:
+    if tally.out_of_memory and not tally.last_failure:
         return DiagnosticStatus.WARN, 'the GPU ran out of memory: windows are half as long now', figures
-    if tally.failures:
+    if health.busy_s:
+        usual = f', {max(tally.window_s):.1f} s was the slowest of late' if tally.window_s else ''
+        text = f'the network has been at one window for {health.busy_s:.0f} s{usual}'
+        return DiagnosticStatus.ERROR, text, figures
+    if tally.last_failure:
         return DiagnosticStatus.ERROR, f'windows lost: {tally.last_failure}', figures
     if not health.is_needed:
         return DiagnosticStatus.OK, 'resting: nobody listens', figures
@@ -168,7 +208,7 @@ def _output(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
         return DiagnosticStatus.ERROR, changed, figures
     if health.rivals:
         return DiagnosticStatus.WARN, health.rivals, figures
-    if tally.late:
+    if tally.is_late:
         return DiagnosticStatus.WARN, f'results older than max_latency_s ({limit_s:g} s) were dropped', figures
     return DiagnosticStatus.OK, 'results go out' if tally.published else 'no result yet', figures
 

@@ -44,10 +44,15 @@ class SaveServices:
 
     def destroy(self) -> None:
         """Take the services down, after what is being written."""
-        if self._busy is not None:
-            self._busy.join(CLOSE_S)
+        self.wait()
         for service in self._services:
             self._node.destroy_service(service)
+
+    def wait(self) -> bool:
+        """Until what is being written is whole; False when that takes longer."""
+        if self._busy is not None:
+            self._busy.join(CLOSE_S)
+        return self._busy is None or not self._busy.is_alive()
 
     def _callback(self, save: Callable[[Snapshot], str]) -> Callable[[Any, Any], Any]:
         async def answer(_: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

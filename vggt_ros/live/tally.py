@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from vggt_ros.core.metric.scale_report import ScaleReport
@@ -17,6 +20,7 @@ class Tally:
 
     Args:
         bad_images: dropped because they could not be decoded.
+        last_bad_image: why the last of them could not.
         failures: windows lost because the network, or anything after it, failed.
         late: results dropped because they were older than max_latency_s.
         published: frames whose results went out.
@@ -26,13 +30,17 @@ class Tally:
         seam, scale: of the last window.
         image: size and encoding of the last image.
         uncalibrated: there is no usable CameraInfo.
-        last_failure: text of the last error.
+        last_failure: text of the last error; empty once a window has gone well again.
+        is_late: the last result was dropped for its age.
+        busy_since: steady seconds when the worker began what it is at; None while it waits.
+        device_lost: why the device can compute no more in this process; empty while it can.
         out_of_memory: the GPU's memory ran out, and windows have been halved.
         gave_up: it ran out again: the node should stop.
         changed_camera: optical frame of a camera whose published intrinsics or size changed while running.
     """
 
     bad_images: int = 0
+    last_bad_image: str = ''
     failures: int = 0
     late: int = 0
     published: int = 0
@@ -44,9 +52,21 @@ class Tally:
     image: str = ''
     uncalibrated: bool = False
     last_failure: str = ''
+    is_late: bool = False
+    busy_since: float | None = None
+    device_lost: str = ''
     out_of_memory: bool = False
     gave_up: bool = False
     changed_camera: str = ''
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """While the worker is at something that could hang."""
+        self.busy_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.busy_since = None
 
     def add_times(self, **seconds: float) -> None:
         for stage, more in seconds.items():

@@ -12,9 +12,12 @@ import tf_transformations
 from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 from rclpy.time import Time
+from tf2_msgs.msg import TFMessage
 
 from vggt_ros.core.config import FramesConfig
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL
+from vggt_ros.core.pipeline import TIME_JUMP_NS
+from vggt_ros.decode import stamp_ns
 from vggt_ros.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -34,7 +37,7 @@ class RobotTransforms:
 
     def __init__(self, node: Node) -> None:
         self._buffer = tf2_ros.Buffer(node=node)
-        self._listener = tf2_ros.TransformListener(self._buffer, node)
+        self._listener = _Listener(self._buffer, node)
         self._throttle = Throttle()
         self._stopped = threading.Event()
 
@@ -92,6 +95,30 @@ class RobotTransforms:
                     text = f'TF has no {target} <- {source} at the stamp of the image: {consequence}. {error}'
                     self._throttle(log.warning, f'{target} {source}', text)
                     return None
+
+
+class _Listener(tf2_ros.TransformListener):
+    """Fills the buffer, and empties it first where the stamps of a frame jump back: a bag loops, a clock was set.
+
+    tf2 takes nothing that is ten seconds older than the newest it holds, so odometry would be lost until the stamps are
+    back where they were. It empties itself where ROS time jumps, which without /clock it does not.
+    Source: ros2/geometry2, tf2/src/time_cache.cpp, insertData; tf2_ros_py/tf2_ros/buffer.py. Static ones survive.
+    """
+
+    def __init__(self, buffer: tf2_ros.Buffer, node: Node) -> None:
+        self._newest_ns: dict[str, int] = {}
+        super().__init__(buffer, node)
+
+    def callback(self, data: TFMessage) -> None:
+        """Of /tf."""
+        stamps = {one.child_frame_id: stamp_ns(one.header.stamp) for one in data.transforms}
+        if any(stamp < self._newest_ns.get(child, 0) - TIME_JUMP_NS for child, stamp in stamps.items()):
+            log.info('stamps on /tf went back: forgetting the transforms before')
+            self.buffer.clear()
+            self._newest_ns.clear()
+        for child, stamp in stamps.items():
+            self._newest_ns[child] = max(stamp, self._newest_ns.get(child, 0))
+        super().callback(data)
 
 
 class TfMounts:

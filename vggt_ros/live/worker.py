@@ -202,9 +202,11 @@ class Worker:
                 if self._stopping.is_set():
                     return
                 self._silence.end()
-                self._guard(self._take_in, letter)
+                with self.tally.busy():
+                    self._guard(self._take_in, letter)
             if not letters:
-                self._guard(self._rest)
+                with self.tally.busy():
+                    self._guard(self._rest)
 
     def _guard(self, work: Callable[..., None], *args: Any) -> None:
         """Nothing that goes wrong with one image or window ends the stream."""
@@ -217,12 +219,15 @@ class Worker:
     def _note(self, error: Exception) -> None:
         if isinstance(error, (EncodingError, ShapeError)):
             self.tally.bad_images += 1
+            self.tally.last_bad_image = str(error)
             self._throttle(log.error, 'image', f'image dropped: {error}')
             return
         self.tally.failures += 1
         self.tally.last_failure = f'{type(error).__name__}: {error}'
         if is_out_of_memory(error):
             self._save_memory()
+        elif is_device_lost(error):
+            self.tally.device_lost = explain(error).partition('\n')[0]
         log.debug('the window failed', exc_info=error)
         self._throttle(log.error, type(error).__name__, f'window dropped: {explain(error)}')
 
@@ -375,6 +380,7 @@ class Worker:
         latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
         if latency_s > config.stream.max_latency_s:
             self.tally.late += 1
+            self.tally.is_late = True
             self._encoder.move(update)
             self._throttle(
                 log.warning,
@@ -395,6 +401,7 @@ class Worker:
         self._was_map_wanted = MAP in wanted and (encoded.has_map or self._was_map_wanted)
         self.tally.add_times(encode=encoded.seconds, write=time.monotonic() - publishing - encoded.seconds)
         self.tally.published += len(update.frames)
+        self.tally.is_late, self.tally.last_failure = False, ''
         self.tally.latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
         self.tally.window_s.append(time.monotonic() - start)
 
@@ -464,6 +471,17 @@ def explain(error: BaseException) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the memory of the GPU ran out, however that is wrapped."""
     return any(type(one).__name__ == 'OutOfMemoryError' for one in _causes(error))
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether the GPU can compute no more in this process: after such an error, every call on it fails.
+
+    Source: CUDA runtime API, cudaError: cudaErrorLaunchFailure and others leave the process in an inconsistent state.
+    """
+    return any(
+        isinstance(one, RuntimeError) and 'CUDA error' in str(one) and 'out of memory' not in str(one)
+        for one in _causes(error)
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
