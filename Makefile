@@ -4,6 +4,7 @@
 # make docs    the documentation, to build/docs/index.html; any warning is an error
 # make fuzz    decoders and readers against strange inputs, FUZZ_ARGS='image --runs 100000'
 # make mutants which changes of the code no test notices, MUTANTS_ARGS=vggt_ros/decode.py; an hour for all
+# make audit   known vulnerabilities of what we depend on, asked of PyPI
 # make clean   remove the environment and everything built
 #
 # Needs Python 3.10 to 3.13 with venv, a C++ compiler and cmake; everything else goes into .venv. Where a ROS 2
@@ -42,7 +43,7 @@ VENV_OPTIONS :=
 REQUIREMENTS := requirements/numerics.txt requirements/runtime.txt requirements/stand-ins.txt requirements/ros-pypi.txt
 endif
 
-.PHONY: demo test lint docs fuzz mutants environment clean
+.PHONY: demo test lint docs fuzz mutants environment clean audit
 
 demo: environment
 	$(BIN)/vggt_ros demo $(DEMO_ARGS)
@@ -63,6 +64,10 @@ mutants: environment $(DONE)/by-hand
 docs: $(DONE)/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo build/docs/index.html
+
+audit: $(DONE)/audit
+	build/audit/bin/pip-audit --vulnerability-service pypi --no-deps --disable-pip \
+	  $(foreach file,$(filter-out %/torch-cpu.txt,$(wildcard requirements/*.txt)),-r $(file))
 
 environment: $(DONE)/package $(DONE)/pypi_ros
 
@@ -99,6 +104,12 @@ $(DONE)/by-hand: requirements/by-hand.txt | $(DONE)/dev
 
 $(DONE)/docs: requirements/docs.txt | $(DONE)/requirements
 	$(PIP) install --quiet -r $<
+	@touch $@
+
+# In an environment of its own: it brings what nothing here needs.
+$(DONE)/audit: | $(DONE)/venv
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	@touch $@
 
 $(DONE)/package: setup.py setup.cfg | $(DONE)/requirements

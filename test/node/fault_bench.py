@@ -72,6 +72,13 @@ def predict(self, window):
         prediction.depth[:] = prediction.cam_from_window[:] = np.nan
     return prediction
 FakePredictor.predict = predict
+import vggt_ros.live.save_services as saving
+saves = saving.write_folder
+def write_folder(*arguments):
+    while order.read_text() == 'slow save':
+        time.sleep(0.05)
+    return saves(*arguments)
+saving.write_folder = write_folder
 """
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fault_bench import DEPTH, GAP_S, ODOM, SIZE, Bench, Outcome, stamp_of, to_time
-from robot import DEADLINE_S, OPTICAL, ROOT, NodeProcess
+from robot import DEADLINE_S, OPTICAL, ROOT, SETTLE_S, NodeProcess
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger
@@ -335,6 +335,20 @@ def slow(bench: Bench) -> None:
 
 
 # Files.
+
+
+@row('a map takes long to save')
+def slow_save(bench: Bench) -> None:
+    bench.order.write_text('slow save')
+    bench.client(Trigger, '/vggt/save_map').wait_for_service(DEADLINE_S)
+    time.sleep(SETTLE_S)
+    answer = bench.client(Trigger, '/vggt/save_map').call_async(Trigger.Request())
+    with bench.fault():
+        bench.good(5)
+    assert not answer.done()
+    bench.order.write_text('')
+    bench.robot.wait_until(answer.done, 'answer, though nothing else happens')
+    assert answer.result().success
 
 
 @row('the disk fills while a map is saved')

@@ -9,6 +9,7 @@ from concurrent.futures import Future, TimeoutError
 from pathlib import Path
 from typing import Any
 
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.task import Future as RosFuture
 from std_srvs.srv import Trigger
@@ -28,6 +29,10 @@ CLOSE_S = 5.0  # for a file being written, when the node goes
 class SaveServices:
     """Answers both services on a thread of their own: the executor stays free for images, the worker for windows.
 
+    A callback that waits for that thread holds its callback group, so the services have one of their own; and a future
+    that another thread finishes wakes the executor only where a callback is attached to it.
+    Source: ros2/rclpy, rclpy/task.py, Future.__await__; rclpy/executors.py, _wait_for_ready_callbacks.
+
     Args:
         node: owns the services.
         config: where to, and which formats.
@@ -37,9 +42,10 @@ class SaveServices:
     def __init__(self, node: Node, config: SaveConfig, ask: Callable[[], Future[Snapshot]]) -> None:
         self._node, self._config, self._ask = node, config, ask
         self._busy: threading.Thread | None = None
+        group = ReentrantCallbackGroup()
         self._services = [
-            node.create_service(Trigger, '~/save_map', self._callback(self._save_map)),
-            node.create_service(Trigger, '~/save_trajectory', self._callback(self._save_trajectory)),
+            node.create_service(Trigger, name, self._callback(save), callback_group=group)
+            for name, save in (('~/save_map', self._save_map), ('~/save_trajectory', self._save_trajectory))
         ]
 
     def destroy(self) -> None:
@@ -60,6 +66,7 @@ class SaveServices:
                 response.success, response.message = False, 'another save is under way; try again when it is done'
                 return response
             answered: RosFuture[tuple[bool, str]] = RosFuture(executor=self._node.executor)
+            answered.add_done_callback(lambda _: None)
             self._busy = threading.Thread(target=self._run, args=(save, answered), name='vggt_save', daemon=True)
             self._busy.start()
             result = await answered
