@@ -26,7 +26,7 @@ import traceback
 from pathlib import Path
 
 from benchmarks.network import cpu_name
-from vggt_ros.dds import stay_on_this_machine
+from vggt_ros.dds import free_domain, stay_on_this_machine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument('--only', nargs='+', default=[], metavar='FAULT', help='names of rows, as the tests have them')
     parser.add_argument('--table', action='store_true', help='print the rows of docs/reliability.md')
     arguments = parser.parse_args()
-    os.environ.update(stay_on_this_machine(51 + os.getpid() % 50))
+    os.environ.update(stay_on_this_machine(free_domain()))
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     sys.path.insert(0, str(ROOT / 'test/node'))
     from fault_bench import Bench, Outcome

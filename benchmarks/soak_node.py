@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 
 from benchmarks.network import cpu_name
-from vggt_ros.dds import stay_on_this_machine
+from vggt_ros.dds import free_domain, stay_on_this_machine
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIP = ROOT / 'vggt_ros/data/cabinet/rgb'
@@ -78,7 +78,7 @@ def soak(
     seconds: float, rate: float = 30.0, model: str = 'fake', every_s: float = 5.0, width: int = 640
 ) -> list[Sample]:
     """Run the node that long, and look at it every so often."""
-    os.environ.update(stay_on_this_machine(1 + os.getpid() % 100))
+    os.environ.update(stay_on_this_machine(free_domain()))
     import rclpy
     from rclpy.qos import QoSProfile
     from sensor_msgs.msg import Image, PointCloud2

@@ -57,3 +57,11 @@ def test_every_contract_test_is_in_the_table() -> None:
     assert left_out <= {
         ('node/test_consumers.py', 'test_the_mount_of_this_test_looks_down'),  # of the test's own making
     }
+
+
+def test_every_fault_has_a_row_in_the_table_of_reliability() -> None:
+    table = (ROOT / 'docs/reliability.md').read_text(encoding='utf-8')
+    shown = set(re.findall(r'\| `(\w+)` \|$', table, re.MULTILINE))
+    tree = ast.parse((ROOT / 'test/node/fault_rows.py').read_text(encoding='utf-8'))
+    faults = {one.name for one in tree.body if isinstance(one, ast.FunctionDef) and one.decorator_list}
+    assert shown == faults

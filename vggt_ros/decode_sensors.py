@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from vggt_ros.core.errors import EncodingError
 from vggt_ros.core.metric.evidence import MAX_POINTS, Evidence
@@ -140,7 +139,9 @@ def _stamp(message: Any) -> int:
     return stamp
 
 
-def _rotation(q: Any) -> Rotation:
+def _rotation(q: Any) -> Any:
+    from scipy.spatial.transform import Rotation  # where it is used: a camera alone never loads it
+
     length = np.linalg.norm([q.x, q.y, q.z, q.w])
     if not abs(length - 1) < 0.01:  # NaN compares false
         raise EncodingError(f'a quaternion must have length 1, got {length:.3g}')

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from vggt_ros import cdr
 from vggt_ros.clouds import Points, coloured_points, known_points, lift, pack_planes, thinned, voxel_points
 from vggt_ros.core.config import Config, FramesConfig
 from vggt_ros.core.covariance import LOST, move_covariance
-from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid, move_points, quaternion_xyzw
+from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid, move_points, quaternion_xyzw, vector_from_rotation
 from vggt_ros.core.submap import PlacedFrame, SeamStatus, Update
 from vggt_ros.messages import MessageTypes
 from vggt_ros.topics import TOPIC, camera_topic
@@ -525,7 +524,7 @@ def _twist(previous: _BasePose | None, now: _BasePose) -> tuple[np.ndarray, np.n
     base_from_world = now.world_from_base[:3, :3].T
     linear = base_from_world @ (now.world_from_base[:3, 3] - previous.world_from_base[:3, 3]) / seconds
     turn = previous.world_from_base[:3, :3].T @ now.world_from_base[:3, :3]  # its axis is the same in both frames
-    angular = Rotation.from_matrix(turn).as_rotvec() / seconds
+    angular = vector_from_rotation(turn) / seconds
     axes = np.kron(np.eye(2), base_from_world)
     floor = np.repeat([0.05 * np.linalg.norm(linear), 0.05 * np.linalg.norm(angular)], 3) ** 2 + 1e-6
     return np.concatenate([linear, angular]), axes @ now.step_covariance @ axes.T / seconds**2 + np.diag(floor)

@@ -28,7 +28,7 @@ from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Odometry
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
-from robot import IMAGE, OPTICAL, ROOT, NodeProcess, Robot, raw_image, spinning
+from robot import DEADLINE_S, IMAGE, OPTICAL, ROOT, NodeProcess, Robot, raw_image, spinning
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
@@ -38,6 +38,7 @@ CHECKED = {DEPTH: Image, COLOUR: Image, POINTS: PointCloud2, ODOM: Odometry, '/v
 SIZE = (120, 160)
 PERIOD_S = 1 / 30
 PATIENCE_S = 30.0  # for what must come; far above what it takes, for machines that do much else
+START_S = 100.0  # for a process that imports torch, on a machine that does much else
 COLD_S = 0.1  # waited for the result of a frame that may only be the first of a window
 GAP_S = 1.0
 PARAMETERS: dict[str, object] = {
@@ -150,7 +151,7 @@ class Bench:
         self._sent: list[Sent] = []
         self._earlier: set[int] = set()  # stamps of the tries before
         self._is_warm = False
-        self.robot.wait_until(lambda: 'waiting for images' in self.node.text, 'start of the node', 100.0)
+        self.robot.wait_until(lambda: 'waiting for images' in self.node.text, 'start of the node', START_S)
         self.robot.wait_for_match()
         self.good(5)
         self.begin()
@@ -162,7 +163,7 @@ class Bench:
         code = BREAKABLE.format(order=str(self.order)) if before is None else before
         given = {**PARAMETERS, 'save_directory': str(self.maps), **parameters}
         rules = {'image': IMAGE, '__node': name}
-        process = NodeProcess(given, rules, self.folder / f'{log}.log', code, self._prefix)
+        process = NodeProcess(given, rules, self.folder / f'{log}.log', code, prefix=self._prefix)
         self._stack.callback(_kill, process.process)
         return process
 
@@ -264,11 +265,11 @@ class Bench:
             self._send_tf(header)
         return stamp_ns
 
-    def sees(self, *sentences: str) -> None:
+    def sees(self, *sentences: str, deadline_s: float = DEADLINE_S) -> None:
         """Wait until the user reads each of these (regular expressions) in the log or the diagnostics of the try."""
         for sentence in sentences:
             what = f'{sentence!r} in the log or the diagnostics'
-            self.robot.wait_until(lambda wanted=sentence: self.find(wanted), what)
+            self.robot.wait_until(lambda wanted=sentence: self.find(wanted), what, deadline_s)
             self.outcome.sees.append(self.find(sentence))
 
     def insist(self, sentence: str, act: Callable[[], object]) -> None:

@@ -30,7 +30,7 @@ class SaveServices:
     """Answers both services on a thread of their own: the executor stays free for images, the worker for windows.
 
     A callback that waits for that thread holds its callback group, so the services have one of their own; and a future
-    that another thread finishes wakes the executor only where a callback is attached to it.
+    that another thread finishes does not wake the executor by itself.
     Source: ros2/rclpy, rclpy/task.py, Future.__await__; rclpy/executors.py, _wait_for_ready_callbacks.
 
     Args:
@@ -66,7 +66,6 @@ class SaveServices:
                 response.success, response.message = False, 'another save is under way; try again when it is done'
                 return response
             answered: RosFuture[tuple[bool, str]] = RosFuture(executor=self._node.executor)
-            answered.add_done_callback(lambda _: None)
             self._busy = threading.Thread(target=self._run, args=(save, answered), name='vggt_save', daemon=True)
             self._busy.start()
             result = await answered
@@ -82,11 +81,14 @@ class SaveServices:
             log.info('%s', answer[1])
         except VggtRosError as error:
             answer = False, str(error)
-            log.error('%s', error)
+            log.error('%s', answer[1])  # not the error itself: whoever keeps the record would keep the node
         except Exception as error:  # whoever called waits for an answer
             answer = False, f'{type(error).__name__}: {error}'
             log.exception('cannot save')
         answered.set_result(answer)
+        executor = self._node.executor
+        if executor is not None:
+            executor.wake()
 
     def _take(self) -> Snapshot:
         try:

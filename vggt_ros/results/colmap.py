@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from vggt_ros.core.geometry import invert_rigid, move_points
 from vggt_ros.core.views import View
@@ -146,6 +145,8 @@ def _quaternions(model: Model) -> np.ndarray:
     """[M, 4] w, x, y, z."""
     if not len(model.cam_from_world):
         return np.zeros((0, 4))
+    from scipy.spatial.transform import Rotation  # where it is used: the start of the node does not wait for it
+
     return Rotation.from_matrix(model.cam_from_world[:, :3, :3]).as_quat()[:, [3, 0, 1, 2]]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from vggt_ros.core.errors import OutputError
 
@@ -55,6 +54,8 @@ def tum_trajectory(stamps_ns: Sequence[int], world_from_cams: np.ndarray, note: 
 
     Source: https://cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats.
     """
+    from scipy.spatial.transform import Rotation  # where it is used: the node's start does not wait for it
+
     lines = ['# stamp tx ty tz qx qy qz qw: camera optical frame in the world', *([f'# {note}'] if note else [])]
     if len(stamps_ns):
         quaternions = Rotation.from_matrix(world_from_cams[:, :3, :3]).as_quat()
