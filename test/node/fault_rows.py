@@ -9,8 +9,6 @@ import ctypes
 import json
 import os
 import random
-import re
-import shutil
 import signal
 import tempfile
 import time
@@ -23,9 +21,6 @@ from robot import DEADLINE_S, OPTICAL, ROOT, SETTLE_S, NodeProcess
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger
-
-from vggt_ros.recorded.recording import open_recording
-from vggt_ros.results.result_bag import CHUNK_BYTES
 
 SECOND_NS = 10**9
 NETWORK_S = 110.0  # for the process that tries the faults of the network
@@ -498,37 +493,6 @@ def ends_saving(bench: Bench) -> None:
     assert all((folder / file).read_bytes() == b'whole' for folder in saved for file in '12')
 
 
-@row('SIGKILL while a map is saved', 'that map')
-def killed_saving(bench: Bench) -> None:
-    bench.good(4)
-    assert bench.robot.call(Trigger, '/vggt/save_map', Trigger.Request()).success
-    before = {path for path in bench.maps.iterdir() if path.name[0] != '.'}
-    node = bench.start_node('killed', SAVES.replace('SECONDS', '60'), name='killed')
-    with bench.fault():
-        reach(bench, node, 'here', lambda: ask_to_save(bench, 'killed'))
-        node.stop(signal.SIGKILL)
-    assert {path for path in bench.maps.iterdir() if path.name[0] != '.'} == before
-    assert (max(before) / 'cloud.ply').read_bytes().startswith(b'ply')
-
-
-@row('SIGKILL while result.mcap is written', 'the last 1 MiB of messages')
-def killed_writing(bench: Bench) -> None:
-    folder = bench.folder / f'run{time.monotonic_ns()}'
-    clip = ROOT / 'vggt_ros/data/cabinet'
-    command = ['-m', 'vggt_ros.cli', 'run', str(clip), '--backend', 'fake', '--out', str(folder)]
-    bag = folder / 'result.mcap'
-    with bench.fault():
-        run = bench.start_program(command)
-        wait_until(lambda: bag.exists() and bag.stat().st_size > 3 << 20)
-        run.kill()
-        run.wait()
-    written = bag.stat().st_size
-    recording = open_recording(bag)
-    read = sum(len(message.data) for message in recording.messages())
-    recording.close()
-    assert 0 <= written - read < 1.2 * CHUNK_BYTES
-
-
 def ends_when_told(
     bench: Bench, before: str, reached: str = 'here', act: Callable[[str], object] = lambda name: None
 ) -> None:
@@ -573,40 +537,3 @@ def wait_until(is_true: Callable[[], object], period_s: float = 0.01) -> None:
     while not is_true():
         assert time.monotonic() < deadline, f'not within {START_S} s'
         time.sleep(period_s)
-
-
-# Weights.
-
-
-@row('the weights are removed while it runs', 'while not active')
-def weights_removed(bench: Bench) -> None:
-    """They are needed at configure alone; then one line says what is missing, and with the file back it goes on."""
-    weights, depth = bench.folder / 'mine.safetensors', '/mine/depth/image_rect'
-    shutil.copy(ROOT / 'vggt/weights/nano.safetensors', weights)
-    node = bench.start_node('mine', '', name='mine', backend='vggt', checkpoint_path=weights)
-    came = bench.robot.received[depth]
-    bench.robot.listen(Image, depth)
-    reach_count(bench, came, 1)
-    weights.unlink()
-    reach_count(bench, came, len(came) + 5)
-    assert bench.change_state('deactivate', 'cleanup', 'configure', node='mine') == [True, True, False]
-    said = re.search(r'cannot configure: .*', node.text)
-    assert said is not None
-    assert str(weights) in said[0]
-    shutil.copy(ROOT / 'vggt/weights/nano.safetensors', weights)
-    assert bench.change_state('configure', 'activate', node='mine') == [True, True]
-    count = len(came)
-    with bench.fault():
-        pass
-    start = time.monotonic()
-    reach_count(bench, came, count + 1)
-    bench.outcome.recover_s = time.monotonic() - start
-    bench.outcome.sees.append(said[0].replace(str(weights.parent), '...'))
-    assert node.stop() == 0
-
-
-def reach_count(bench: Bench, came: list[Image], count: int) -> None:
-    deadline = time.monotonic() + START_S
-    while len(came) < count:
-        assert time.monotonic() < deadline, f'{len(came)} of {count} results'
-        bench.good(1)
