@@ -98,10 +98,11 @@ class _Recorder:
         self._network = getattr(predictor, 'network', None)
         self._shots: list[_Shot] = []
         self._pipeline: Pipeline | None = None
+        self._output_from_map: Sim3 | None = None
 
     def watch(self, pipeline: Pipeline, update: Update) -> None:
         """Take a window."""
-        self._pipeline = pipeline
+        self._pipeline, self._output_from_map = pipeline, pipeline.metres.output_from_map
         if update.output_from_before is not None:
             self._rescale(update.output_from_before)
         prediction = pipeline.map.submaps[-1].prediction
@@ -148,6 +149,10 @@ class _Recorder:
     def _take_final_poses(self) -> None:
         """Where loops moved them; a map that was begun anew has forgotten those before, and they stay."""
         assert self._pipeline is not None
+        assert self._output_from_map is not None
+        settled = self._pipeline.metres.output_from_map
+        if settled is not self._output_from_map:  # the end of the recording settles the scale
+            self._rescale(settled @ self._output_from_map.inverse())
         stamps_ns, poses = self._pipeline.trajectory()
         known = dict(zip(stamps_ns.tolist(), poses, strict=True))
         for shot in self._shots:
