@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'test' / 'studio'))  # browser.py drives the page for the tests too
 
 from browser import WITH_3D, Visitor, chromium, free_port  # noqa: E402
 
+from vggt_ros.core.config import Config  # noqa: E402
+from vggt_ros.recorded.source import open_source  # noqa: E402
+from vggt_ros.run import run  # noqa: E402
+from vggt_ros.studio.live import LiveScene  # noqa: E402
 from vggt_ros.studio.server import Studio  # noqa: E402
+from vggt_ros.studio.view import show_bag  # noqa: E402
 
 OUT = ROOT / 'docs' / 'images'
 CLIP = sorted((ROOT / 'vggt_ros/data/cabinet/rgb').glob('*.jpg'))
@@ -66,27 +73,53 @@ STEPS: dict[str, tuple[Callable[[Visitor], None], bool]] = {  # and whether the 
 }
 
 
+def view(browser: Any) -> None:
+    """The live view, of a bag of the shipped clip."""
+    with tempfile.TemporaryDirectory() as folder:
+        run(open_source(ROOT / 'vggt_ros/data/cabinet'), Path(folder), Config())
+        for width, height in WIDTHS.items():
+            scene = LiveScene(free_port(), 'cabinet')
+            show_bag(Path(folder) / 'result.mcap', scene, sleep=lambda seconds: None)
+            page = browser.new_page(viewport={'width': width, 'height': height})
+            page.goto(scene.url)
+            page.wait_for_timeout(2 * DRAWN_MS)
+            file = OUT / f'studio_view_{width}.png'
+            page.screenshot(path=file, timeout=240_000)  # drawn by the processor, beside whatever else runs
+            page.close()
+            scene.close()
+            print(file, flush=True)
+
+
+def pages(browser: Any, names: list[str]) -> None:
+    """The steps of a visit to Studio."""
+    studio = Studio()
+    try:
+        address = studio.start(port=free_port())
+        for name in names:
+            step, whole = STEPS[name]
+            for width, height in WIDTHS.items():
+                visitor = Visitor(browser, address, width, height)
+                step(visitor)
+                scroll_through(visitor)
+                file = OUT / f'studio_{name}_{width}.png'
+                visitor.page.screenshot(path=file, full_page=whole)
+                visitor.close()
+                print(file, flush=True)
+    finally:
+        studio.close()
+
+
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
-    studio = Studio()
-    address = studio.start(port=free_port())
-    try:
-        with sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=chromium(), args=WITH_3D)
-            for name in sys.argv[1:] or STEPS:
-                step, whole = STEPS[name]
-                for width, height in WIDTHS.items():
-                    visitor = Visitor(browser, address, width, height)
-                    step(visitor)
-                    scroll_through(visitor)
-                    file = OUT / f'studio_{name}_{width}.png'
-                    visitor.page.screenshot(path=file, full_page=whole)
-                    visitor.close()
-                    print(file, flush=True)
-            browser.close()
-    finally:
-        studio.close()
+    asked = sys.argv[1:] or [*STEPS, 'view']
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=WITH_3D)
+        if 'view' in asked:
+            view(browser)
+        if steps := [name for name in asked if name != 'view']:
+            pages(browser, steps)
+        browser.close()
 
 
 if __name__ == '__main__':
