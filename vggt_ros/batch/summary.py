@@ -104,7 +104,7 @@ def _html_row(one: dict[str, Any]) -> str:
         label = f'<a href="{quote(one["report"])}">{label}</a>'
     grade = 'poor' if one['state'] == FAILED else 'good'
     words = f'<br><small>{escape(one["failure"])}</small>' if one['failure'] else ''
-    cells = ''.join(f'<td class=number>{escape(text)}</td>' for text in numbers)
+    cells = ''.join(f'<td class=number>{escape(text).replace(" ", "&nbsp;")}</td>' for text in numbers)
     first = f'<td title="{escape(one["source"])}">{label}{words}</td>'
     return f'<tr>{first}<td class={grade}>{escape(state)}</td>{cells}</tr>'
 
