@@ -13,6 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -61,6 +62,11 @@ class Place:
     patches: np.ndarray | None
     pictures: tuple[bytes, ...]
     K: np.ndarray
+
+    @cached_property
+    def look(self) -> np.ndarray:
+        """[D] mean of its descriptors."""
+        return self.descriptors.mean(axis=0, dtype=np.float32)
 
     def frames(self) -> list[Frame]:
         """The frames as the network takes them."""
@@ -215,7 +221,7 @@ class LoopCloser:
         """Beyond max_places the one goes that is most like the one remembered before it: that place stays known."""
         if len(self.places) <= self.config.max_places:
             return
-        described = np.stack([place.descriptors.mean(axis=0, dtype=np.float32) for place in self.places])
+        described = np.stack([place.look for place in self.places])
         steps = np.linalg.norm(np.diff(described, axis=0), axis=1)
         older = steps[: max(1, len(steps) // 2)]  # of the newer half it is not known yet what will come of them
         del self.places[int(older.argmin()) + 1]
