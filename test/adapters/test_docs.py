@@ -21,7 +21,7 @@ PAGES = [
 SETTINGS = {one.name for one in settings()}
 # Arguments of other packages' programs that the pages show, and remapping rules of a command line.
 OF_OTHERS = {
-    'address', 'publish_tf', 'approx_sync', 'output_frame', 'depth', 'depth_camera_info', 'scan',
+    '__node', 'address', 'publish_tf', 'approx_sync', 'output_frame', 'depth', 'depth_camera_info', 'scan',
 }  # fmt: skip
 
 

@@ -22,6 +22,9 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger
 
+from vggt_ros.recorded.recording import open_recording
+from vggt_ros.results.result_bag import CHUNK_BYTES
+
 SECOND_NS = 10**9
 NETWORK_S = 110.0  # for the process that tries the faults of the network
 
@@ -491,6 +494,37 @@ def ends_saving(bench: Bench) -> None:
     saved = [folder for folder in bench.maps.iterdir() if folder not in before]
     assert len(saved) >= 2
     assert all((folder / file).read_bytes() == b'whole' for folder in saved for file in '12')
+
+
+@row('SIGKILL while a map is saved', 'that map')
+def killed_saving(bench: Bench) -> None:
+    bench.good(4)
+    assert bench.robot.call(Trigger, '/vggt/save_map', Trigger.Request()).success
+    before = {path for path in bench.maps.iterdir() if path.name[0] != '.'}
+    node = bench.start_node('killed', SAVES.replace('SECONDS', '60'), name='killed')
+    with bench.fault():
+        reach(bench, node, 'here', lambda: ask_to_save(bench, 'killed'))
+        node.stop(signal.SIGKILL)
+    assert {path for path in bench.maps.iterdir() if path.name[0] != '.'} == before
+    assert (max(before) / 'cloud.ply').read_bytes().startswith(b'ply')
+
+
+@row('SIGKILL while result.mcap is written', 'the last 1 MiB of messages')
+def killed_writing(bench: Bench) -> None:
+    folder = bench.folder / f'run{time.monotonic_ns()}'
+    clip = ROOT / 'vggt_ros/data/cabinet'
+    command = ['-m', 'vggt_ros.cli', 'run', str(clip), '--backend', 'fake', '--out', str(folder)]
+    bag = folder / 'result.mcap'
+    with bench.fault():
+        run = bench.start_program(command)
+        wait_until(lambda: bag.exists() and bag.stat().st_size > 3 << 20)
+        run.kill()
+        run.wait()
+    written = bag.stat().st_size
+    recording = open_recording(bag)
+    read = sum(len(message.data) for message in recording.messages())
+    recording.close()
+    assert 0 <= written - read < 1.2 * CHUNK_BYTES
 
 
 def ends_when_told(
