@@ -48,7 +48,7 @@ def test_bag_of_results_is_shown(scene: LiveScene, result: Path) -> None:
     assert sum(waited) == pytest.approx(2.0 / 2, abs=0.01)  # two seconds between the first image and the last
     handles = scene.server.scene._handle_from_node_name
     assert {'/map', '/path', '/camera'} <= set(handles)
-    assert '5 frames' in scene._status.content or scene.counts['~/path']
+    assert f'5 frames, {scene.points:,} points in the map' in scene._status.content
 
 
 def test_camera_picture_is_that_of_the_message(scene: LiveScene) -> None:

@@ -94,7 +94,8 @@ class LiveScene:
             self._show_map(*points_of(message))
         else:
             self._lines.update({one.name: _line(one) for one in message.status})
-        self._show_status()
+        if self._is_due('status', 0.3):
+            self.show_status()
 
     def close(self) -> None:
         self.server.stop()
@@ -157,9 +158,8 @@ class LiveScene:
         for camera in cameras:
             camera.position, camera.look_at = tuple(position.tolist()), tuple(centre.tolist())
 
-    def _show_status(self) -> None:
-        if not self._is_due('status', 0.3):
-            return
+    def show_status(self) -> None:
+        """Tell how far it is; `add` does so now and then."""
         frames = self.counts.get('~/camera_pose', 0)
         latency = f', latency {self._latency_s:.2f} s' if math.isfinite(self._latency_s) else ''
         lines = [f'**{self.title}**', f'{frames} frames, {self.points:,} points in the map{latency}']

@@ -89,6 +89,7 @@ def show_bag(
                 last_ns = message.log_time_ns
                 scene.add(names[message.topic], recording.deserialize(message))
                 shown += 1
+            scene.show_status()
             if not loop:
                 return shown
     finally:
