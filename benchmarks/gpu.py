@@ -160,10 +160,13 @@ def compiled(arguments: argparse.Namespace) -> None:
 
 
 def pipeline(arguments: argparse.Namespace) -> None:
-    """The clip that ships, from image files to messages; the last lines tell the seconds by stage."""
+    """The clip that ships, from image files to messages, and the milliseconds a frame of each stage."""
     clip = ROOT / 'vggt_ros' / 'data' / 'cabinet'
     with tempfile.TemporaryDirectory() as folder:
         run('vggt_ros.cli', 'run', str(clip), out=folder + '/run', device=arguments.device)
+        summary = Path(folder, 'run', 'summary.json')
+        if summary.is_file():  # else the run said what went wrong
+            print(json.dumps(json.loads(summary.read_text())['timings'], indent=1))
 
 
 def soak(arguments: argparse.Namespace) -> None:
