@@ -86,3 +86,22 @@ def test_the_first_frame_after_a_reset_is_kept():
 def test_another_size_is_kept():
     gate = KeyframeGate(KeyframeConfig(min_interval_s=60.0))
     assert accepted(gate, [frame(), frame(stamp_ms=1, width=320)]) == [True, True]
+
+
+def test_an_interval_that_has_just_passed_is_enough():
+    gate = KeyframeGate(KeyframeConfig(min_interval_s=0.25))
+    assert accepted(gate, [frame(stamp_ms=1000), frame(stamp_ms=1250)]) == [True, True]
+
+
+def test_less_than_a_pixel_can_be_asked_for():
+    gate = KeyframeGate(KeyframeConfig(min_translation_px=0.8))
+    assert accepted(gate, [frame(), frame(0, 100), frame(3, 200)]) == [True, False, True]
+
+
+@pytest.mark.parametrize('width, factor', [(1280, 4), (640, 2), (320, 1), (160, 1)])
+def test_flow_is_measured_on_means_of_blocks_of_a_wide_picture(width, factor):
+    grey = np.random.default_rng(0).integers(0, 256, (8 * factor, width), dtype=np.uint8)
+    small = keyframe._small_gray(Frame(1, np.repeat(grey[..., None], 3, axis=2), 'camera'))
+    blocks = grey.reshape(8, factor, width // factor, factor).mean(axis=(1, 3))
+    assert small.shape == blocks.shape
+    assert np.abs(small - blocks).max() <= 1
