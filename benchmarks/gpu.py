@@ -185,6 +185,7 @@ def training(arguments: argparse.Namespace) -> None:
     command = [sys.executable, '-m', 'training.pool', str(folder / 'pool'), '--windows', str(windows)]
     renderer = subprocess.Popen([*command, '--device', arguments.device], cwd=ROOT)
     try:
+        wait_for_windows(folder / 'pool', 8 if arguments.quick else 256, renderer)
         run('training.train', '--resume', pool=folder / 'pool', run=folder / 'nano', minutes=minutes,
             start=ROOT / 'vggt' / 'weights' / 'nano.safetensors', processes=1, device=arguments.device,
             frames_factor=1 if arguments.quick else 32)  # fmt: skip
@@ -192,6 +193,17 @@ def training(arguments: argparse.Namespace) -> None:
         renderer.terminate()
         renderer.wait()
     run('training.evaluate', seed=1_000_000, scenes=scenes, run=folder / 'nano')
+
+
+def wait_for_windows(pool: Path, least: int, renderer: subprocess.Popen[bytes]) -> None:
+    """Until so many are rendered, the renderer has ended or ten minutes have passed; training tells what is missing."""
+    from training.pool import Pool
+
+    deadline = time.monotonic() + 600
+    while renderer.poll() is None and time.monotonic() < deadline:
+        if (pool / 'ready.npy').exists() and len(Pool(pool).ready()) >= least:
+            return
+        time.sleep(1)
 
 
 def sizes(arguments: argparse.Namespace) -> tuple[tuple[int, int], ...]:
