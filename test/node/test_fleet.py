@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lifecycle_msgs.msg import State, Transition
@@ -98,18 +99,35 @@ def test_robots_share_a_network_and_nothing_else(
     film_until('b', lambda: len(odom['b']) >= before + 4)
 
     request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
-    assert robot.call(ChangeState, '/a/vggt/change_state', request).success
+    ask(robot, ChangeState, '/a/vggt/change_state', request)
+    assert state_of(robot, 'a') == State.PRIMARY_STATE_INACTIVE
     at_rest, before = len(odom['a']), len(odom['b'])
     film_until('ab', lambda: len(odom['b']) >= before + 4)
     assert len(odom['a']) <= at_rest + 2  # those that were under way
-    assert robot.call(GetState, '/b/vggt/get_state', GetState.Request()).current_state.id == State.PRIMARY_STATE_ACTIVE
-    unconfigured = robot.call(GetState, '/d/vggt/get_state', GetState.Request()).current_state
-    assert unconfigured.id == State.PRIMARY_STATE_UNCONFIGURED
+    assert state_of(robot, 'b') == State.PRIMARY_STATE_ACTIVE
 
     stamps = [stamp_ns(message.header.stamp) for message in odom['b']]
     assert stamps == sorted(set(stamps))
     assert fleet.stop() == 0
     assert 'Traceback' not in fleet.text
+
+
+def ask(robot: Robot, kind: type, name: str, request: Any) -> Any:
+    """The answer of a service, asked again where it does not come: the way back may be matched after the question."""
+    client = robot.create_client(kind, name)
+    assert client.wait_for_service(DEADLINE_S), name
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        future, again = client.call_async(request), time.monotonic() + 5.0
+        while time.monotonic() < again:
+            if future.done():
+                return future.result()
+            time.sleep(0.01)
+        assert time.monotonic() < deadline, f'no answer of {name}'
+
+
+def state_of(robot: Robot, name: str) -> int:
+    return ask(robot, GetState, f'/{name}/vggt/get_state', GetState.Request()).current_state.id
 
 
 @pytest.mark.parametrize('text', ['', 'a,a', '1st', 'a b', '/a'])
