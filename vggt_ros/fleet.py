@@ -16,7 +16,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.utilities import remove_ros_args
 
 from vggt_ros.core.config import Config
-from vggt_ros.core.errors import ConfigError
+from vggt_ros.core.errors import ConfigError, GaveUpError
 from vggt_ros.core.memory import keep_freed_memory
 from vggt_ros.core.predictor import Predictor, load_network, make_predictor
 from vggt_ros.core.shared_network import SharedNetwork
@@ -99,7 +99,12 @@ class Robot:
         try:
             if self.node.autostart:
                 start(self.node)  # where that fails it has said why, and a lifecycle call may try again
-            spin(self.node, self._executor)
+            while True:
+                try:
+                    spin(self.node, self._executor)
+                except GaveUpError:  # a process of its own would end and be started anew; the others must not
+                    continue
+                break
         except (KeyboardInterrupt, ExternalShutdownException):
             pass
         except Exception as error:
