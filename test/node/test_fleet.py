@@ -105,6 +105,7 @@ def test_robots_share_a_network_and_nothing_else(
     film_until('ab', lambda: len(odom['b']) >= before + 4)
     assert len(odom['a']) <= at_rest + 2  # those that were under way
     assert state_of(robot, 'b') == State.PRIMARY_STATE_ACTIVE
+    assert state_of(robot, 'd') == State.PRIMARY_STATE_UNCONFIGURED
 
     stamps = [stamp_ns(message.header.stamp) for message in odom['b']]
     assert stamps == sorted(set(stamps))
