@@ -113,6 +113,13 @@ def decode_points(message: Any) -> np.ndarray:
     ends = [fields[name].offset + np.dtype(_FLOATS[fields[name].datatype]).itemsize for name in 'xyz']
     if max(ends) > message.point_step:
         raise EncodingError(f'x, y, z of a cloud must lie within its point_step of {message.point_step} bytes')
+    data = np.frombuffer(message.data, np.uint8)
+    row_bytes = message.width * message.point_step
+    step = message.row_step or row_bytes
+    if step < row_bytes or data.size < step * message.height:
+        raise EncodingError(f'cloud of {message.width}x{message.height} points is truncated: got {data.size} bytes')
+    if not row_bytes * message.height:
+        return np.zeros((0, 3))
     layout = np.dtype(
         {
             'names': list('xyz'),
@@ -121,11 +128,6 @@ def decode_points(message: Any) -> np.ndarray:
             'itemsize': message.point_step,
         }
     )
-    data = np.frombuffer(message.data, np.uint8)
-    row_bytes = message.width * message.point_step
-    step = message.row_step or row_bytes
-    if step < row_bytes or data.size < step * message.height:
-        raise EncodingError(f'cloud of {message.width}x{message.height} points is truncated: got {data.size} bytes')
     rows = np.ascontiguousarray(data[: step * message.height].reshape(message.height, step)[:, :row_bytes])
     points = rows.reshape(-1).view(layout)
     return np.stack([points[name].astype(np.float64) for name in 'xyz'], axis=-1)

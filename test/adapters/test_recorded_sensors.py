@@ -348,3 +348,12 @@ def test_a_cloud_whose_fields_lie_outside_of_its_points_is_refused(offset: int):
     )  # fmt: skip
     with pytest.raises(EncodingError, match='point_step of 12'):
         decode_points(message)
+
+
+def test_a_cloud_of_no_points_has_none_however_large_a_point_is():
+    field = TYPES['sensor_msgs/msg/PointField']
+    message = TYPES['sensor_msgs/msg/PointCloud2'](
+        header=header(TYPES, START_NS), height=1, width=0, is_bigendian=False, point_step=2**32 - 1, row_step=0,
+        fields=[field(name, 4 * i, 7, 1) for i, name in enumerate('xyz')], is_dense=True, data=np.zeros(0, np.uint8),
+    )  # fmt: skip
+    assert decode_points(message).shape == (0, 3)
