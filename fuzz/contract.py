@@ -17,7 +17,7 @@ from vggt_ros.core.errors import VggtRosError
 SECONDS = 10  # for one input; the slowest valid one takes a twentieth
 MEMORY = 2 * 1024**3  # bytes beyond those of the modules
 ROOT = Path(__file__).resolve().parents[1]
-USAGE = 2  # exit code of argparse for a command line that it does not take
+HELPED, USAGE = 0, 2  # exit codes of argparse: what was asked for, and a command line that it does not take
 
 
 class TooSlow(Exception):  # noqa: N818  a finding, told by its name
@@ -73,9 +73,9 @@ def check(target: Callable[[Draw], Any], data: bytes) -> bool:
             raise Broken(f'{type(error).__name__} without words') from error
         return False
     except SystemExit as error:
-        if error.code != USAGE:
+        if error.code not in (HELPED, USAGE):
             raise
-        return False
+        return error.code == HELPED
     finally:
         if is_armed:
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -141,9 +141,21 @@ def decode_picture(data: np.ndarray, flags: int) -> np.ndarray | None:
     try:
         with Image.open(io.BytesIO(data.data)) as head:
             width, height = head.size
-        return cv2.imdecode(data, flags) if 0 < width * height <= MAX_PIXELS else None
+            is_sound = 0 < width * height <= MAX_PIXELS and (head.format != 'PNG' or _is_whole_png(data))
+        return cv2.imdecode(data, flags) if is_sound else None
     except Exception:  # of many kinds, as many as there are formats
         return None
+
+
+def _is_whole_png(data: np.ndarray) -> bool:
+    """Whether the chunks of a PNG lie within it; OpenCV takes the memory that a chunk claims, up to 2 GB.
+
+    Source: W3C, Portable Network Graphics (Third Edition), sec. 5.3: length, type, data, CRC.
+    """
+    at = 8
+    while at + 12 <= data.size and bytes(data[at + 4 : at + 8]) != b'IEND':
+        at += 12 + int.from_bytes(bytes(data[at : at + 4]), 'big')
+    return at + 12 <= data.size
 
 
 def camera_matrix(info: Any, size: tuple[int, int], rectified: bool = False) -> np.ndarray | None:

@@ -330,3 +330,11 @@ def test_a_matrix_of_no_pinhole_counts_as_uncalibrated(place: int):
 def test_a_calibration_of_an_empty_image_is_refused():
     with pytest.raises(ShapeError, match='empty'):
         camera_matrix(info_message(TYPES, K, (480, 640)), (0, 640))
+
+
+def test_a_png_of_which_a_chunk_claims_gigabytes_is_refused_before_they_are_taken(monkeypatch: pytest.MonkeyPatch):
+    data = bytearray(cv2.imencode('.png', coloured_image())[1].tobytes())
+    data[33:37] = (2**31 - 1).to_bytes(4, 'big')  # the length of the first chunk after the head
+    monkeypatch.setattr(cv2, 'imdecode', lambda *_: pytest.fail('OpenCV was asked'))
+    with pytest.raises(EncodingError, match='no whole'):
+        decode_compressed(compressed_message(TYPES, bytes(data)))
