@@ -76,3 +76,13 @@ def test_a_moving_frame_below_one_without_a_name_is_taken():
     moving = RecordedTransforms()
     moving.add_moving(MAKE.tf([MAKE.transform(1, '', 'base', random_pose(1))]))
     np.testing.assert_allclose(moving.find('', 'base', 1), random_pose(1), atol=1e-12)
+
+
+def test_a_slash_before_a_name_is_none_of_it():
+    # TF of ROS 1 had them. Source: wiki.ros.org/tf2/Migration, "Removal of support for tf_prefix"
+    pose = random_pose(3)
+    moving = RecordedTransforms()
+    moving.add_moving(MAKE.tf([MAKE.transform(1, '/base', '/X/', pose)]))
+    np.testing.assert_allclose(tree(('/base', '/X/', pose)).find('base', 'X/'), pose, atol=1e-12)
+    np.testing.assert_allclose(moving.find('base', 'X/', 1), pose, atol=1e-12)
+    np.testing.assert_allclose(tree(('/ base', '/Xcam', pose)).find(' base', 'Xcam'), pose, atol=1e-12)
