@@ -99,7 +99,8 @@ def predictions(draw: Draw) -> None:
                     if name != chosen:
                         new.writestr(name, old.read(name))
                     elif draw.flag():
-                        new.writestr(draw.word(name), draw.damaged(old.read(name)))
+                        renamed = draw.word(name).encode('utf-8', 'replace').decode() or 'x'
+                        new.writestr(renamed, draw.damaged(old.read(name)))
             data = out.getvalue()
         (folder / 'predictions.npz').write_bytes(draw.damaged(data))
         read_predictions(folder / 'predictions.npz')

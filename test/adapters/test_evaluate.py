@@ -21,7 +21,7 @@ from vggt_ros.core.geometry import Sim3
 from vggt_ros.core.trajectory import Trajectory
 from vggt_ros.recorded.source import open_source
 from vggt_ros.results.depth_error import DepthFolder, score
-from vggt_ros.results.evaluate import evaluate
+from vggt_ros.results.evaluate import evaluate, window_starts
 from vggt_ros.results.exports import tum_trajectory
 from vggt_ros.results.tum import read_tum
 from vggt_ros.run import run
@@ -272,3 +272,13 @@ def test_what_cannot_be_compared_is_said(
     assert 'lists no depth images' in said(str(out), '--reference', truth, '--depth', str(tmp_path))
     (tmp_path / 'frames.txt').write_text('1.0 a.png b.png\n')
     assert 'none can be compared' in said(str(out), '--reference', truth, '--depth', str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['', '[' * 100_000, '[]', '{"seams": 3}', '{"seams": [{}, {}]}', '{"seams": [{"stamp_ns": 1e400}, 0]}',
+     '{"seams": [{"stamp_ns": 1000000000000000000000000}, 0]}', '\xff'],
+)  # fmt: skip
+def test_a_summary_that_does_not_say_where_windows_begin_says_nothing(tmp_path: Path, text: str):
+    (tmp_path / 'summary.json').write_bytes(text.encode('latin-1'))
+    assert window_starts(tmp_path / 'summary.json') is None

@@ -194,7 +194,7 @@ def window_starts(summary: Path) -> np.ndarray | None:
     try:
         rows = json.loads(summary.read_text())['seams']
         return np.array([row['stamp_ns'] for row in rows[:-1]], np.int64)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
