@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -70,6 +71,9 @@ def _in_a_process(name: str, runs: int, seed: int, is_random: bool, coverage: bo
         print(f'| {name} | | | | crashed with {done.returncode}: {folder}/last.bin, log.txt | | |', flush=True)
         return 1
     said = json.loads(result.read_text())
+    edges = re.findall(r'cov: (\d+) ft', (folder / 'log.txt').read_text(errors='replace'))
+    if edges:
+        said['coverage'] = f'{edges[-1]} edges'
     print(
         f'| {name} | {said["by"]} | {said["tried"]:,} | {said["refused"]:,} | {len(said["findings"])} | '
         f'{said["seconds"]:.0f} | {said["coverage"]} |',

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    ParameterUninitializedException,
+)
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -53,7 +57,10 @@ class Parameters:
             raise ConfigError(f'parameter {error}') from error
 
     def _values(self) -> dict[str, bool | int | float | str]:
-        return {parameter.name: parameter.value for parameter in self._node.get_parameters(list(self._names))}
+        try:
+            return {parameter.name: parameter.value for parameter in self._node.get_parameters(list(self._names))}
+        except ParameterUninitializedException as error:  # it stands in the file without one
+            raise ConfigError(f'a parameter has no value: {error}; give it one, or leave it out') from error
 
     def _check(self, changes: Iterable[Parameter]) -> Config:
         values = self._values()

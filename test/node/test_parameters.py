@@ -111,3 +111,16 @@ def test_a_broken_parameter_file_is_said_in_words(
     with pytest.raises(ConfigError, match='parameter file'):
         initialise(['--ros-args', '--params-file', str(tmp_path / 'p.yaml')], rclpy.Context())
     capfd.readouterr()  # rcl prints what it thinks, too
+
+
+def test_a_parameter_without_a_value_is_named(tmp_path: Path) -> None:
+    (tmp_path / 'p.yaml').write_text('/**:\n  ros__parameters:\n    scale_min_observations: []\n')
+    context = rclpy.Context()
+    initialise(['--ros-args', '--params-file', str(tmp_path / 'p.yaml')], context)
+    node = Node('settings', context=context, start_parameter_services=False)
+    try:
+        with pytest.raises(ConfigError, match='scale_min_observations'):
+            Parameters(node)
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)

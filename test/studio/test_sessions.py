@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 from material import wall
 
+from vggt_ros.core.config import Config
 from vggt_ros.core.errors import ConfigError, SourceError
 from vggt_ros.results.exports import write_atomically
 from vggt_ros.studio.guard import COOKIE, LOOPBACK, Guard, token_of
-from vggt_ros.studio.limits import frames_at_once
+from vggt_ros.studio.limits import Limits, frames_at_once
 from vggt_ros.studio.networks import Networks
+from vggt_ros.studio.scene import View
 from vggt_ros.studio.server import Studio, is_loopback
 from vggt_ros.studio.sessions import Sessions
+from vggt_ros.studio.workbench import Workbench
 
 
 @pytest.fixture
@@ -191,15 +194,13 @@ def test_a_path_that_no_file_has_belongs_to_nobody(sessions: Sessions, path: str
 
 @pytest.mark.parametrize('host', ['[', 'localhost]', '[::1', '[v1.x]'])
 def test_a_host_that_is_none_is_refused(sessions: Sessions, host: str) -> None:
-    assert asyncio.run(status(Guard(None, sessions, LOOPBACK), host)) == 403  # type: ignore[arg-type]
+    assert ask(sessions, '/', host=host)[0] == 403
 
 
-async def status(guard: Guard, host: str) -> int:
-    """Of the answer to a request for the page."""
-    said: list[Any] = []
-
-    async def send(message: Any) -> None:
-        said.append(message)
-
-    await guard({'type': 'http', 'path': '/', 'headers': [(b'host', host.encode())]}, None, send)  # type: ignore[arg-type]
-    return int(said[0]['status'])
+@pytest.mark.parametrize('view', [View(confidence=float('nan')), View(confidence=101), View(voxel_size=-1.0),
+                                  View(voxel_size=float('inf')), View(point_size=float('nan'))])  # fmt: skip
+def test_a_view_of_numbers_that_no_slider_has_is_refused(sessions: Sessions, view: View) -> None:
+    session = sessions.open('A' * 43)
+    workbench = Workbench(Limits(), Networks().get, Config())
+    with pytest.raises(SourceError, match='a view has'):
+        workbench.show(session, view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -273,8 +274,8 @@ def _chosen(control: Any) -> Any:
 def _view(controls: Sequence[Any]) -> View:
     """The values of _Page.controls -> a View; what cannot be read means all frames, as in the original."""
     branch, confidence, frame, cameras, path, sky, black, white, voxel, size = controls
-    number = str(frame).partition(':')[0]
+    number = re.match('([0-9]{1,9})(:|$)', str(frame))
     return View(
-        BRANCHES.get(branch, 'depth'), float(confidence), int(number) if number.isdigit() else None, bool(cameras),
+        BRANCHES.get(branch, 'depth'), float(confidence), int(number[1]) if number else None, bool(cameras),
         bool(path), bool(sky), bool(black), bool(white), float(voxel), float(size),
     )  # fmt: skip

@@ -170,7 +170,13 @@ class Workbench:
         session.remember(has_result=True, is_example=False, note=' '.join([note, *notes]), mode=choice.mode)
 
     def show(self, session: Session, view: View) -> Shown:
-        """Make the scene of a view; the network does not run."""
+        """Make the scene of a view; the network does not run. SourceError where its numbers make no view."""
+        # The page's sliders hold to these bounds, a script that calls their address need not.
+        if not (0 <= view.confidence <= 100 and 0 <= view.voxel_size < np.inf and 0 <= view.point_size < np.inf):
+            raise SourceError(
+                f'a view has a confidence from 0 to 100 and sizes from 0 on, got {view.confidence:g}, '
+                f'{view.voxel_size:g} and {view.point_size:g}'
+            )
         folder, predictions = self.predictions(session)
         if view.frame is not None and not 0 <= view.frame < len(predictions):
             view = View(**{**vars(view), 'frame': None})
