@@ -169,7 +169,7 @@ def _variance(sample: Sample) -> float:
 
 def _interval(sample: Sample) -> tuple[float, float]:
     """Source: Wilson, Probable Inference, JASA 1927; with the finite population's n."""
-    if sample.size >= sample.total:
+    if not sample.size or sample.size >= sample.total:
         return sample.share, sample.share
     n = sample.size / (1 - sample.size / sample.total)
     centre = (sample.share + Z**2 / (2 * n)) / (1 + Z**2 / n)
