@@ -71,17 +71,20 @@ def main() -> int:
                 )
         crashed = 'Traceback' in bench.node.text
     if arguments.table:
-        print('\n| fault | times | what the user sees | frames taken by the fault | lost beyond | recovery, s | test |')
+        print(
+            '\n| fault | tries | what the user sees | frames the fault takes | passed over / lost beyond '
+            '| back after, s: median, most | row |'
+        )
         print('| --- | --- | --- | --- | --- | --- | --- |')
         for row in rows:
             tries = outcomes[row.name]
             if tries:
                 sees = '; '.join(f'`{text.replace("|", "/")}`' for text in tries[-1].sees) or 'nothing'
                 recover = [one.recover_s for one in tries]
+                lost = f'{sum(one.skipped for one in tries)} / {sum(one.lost for one in tries)}'
                 print(
-                    f'| {row.name} | {len(tries)} | {sees} | {row.takes} | {sum(one.lost for one in tries)} | '
-                    f'{statistics.median(recover):.2f} (at most {max(recover):.2f}) | '
-                    f'`node/test_faults.py::test_fault[{row.make.__name__}]` |'
+                    f'| {row.name} | {len(tries)} | {sees} | {row.takes} | {lost} | '
+                    f'{statistics.median(recover):.2f}, {max(recover):.2f} | `{row.make.__name__}` |'
                 )
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
     tried = [one for several in outcomes.values() for one in several]

@@ -53,8 +53,7 @@ def parameter_file(draw: Draw) -> None:
     import rclpy
     from rclpy.node import Node
 
-    from vggt_ros.node import initialise
-    from vggt_ros.parameters import Parameters
+    from vggt_ros.parameters import Parameters, initialise
 
     lines = ['/**:', '  ros__parameters:']
     for _ in range(1 + draw.below(4)):

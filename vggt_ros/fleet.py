@@ -13,7 +13,6 @@ from collections.abc import Hashable, Sequence
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.utilities import remove_ros_args
 
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import ConfigError, GaveUpError
@@ -23,6 +22,7 @@ from vggt_ros.core.shared_network import SharedNetwork
 from vggt_ros.dds import make_room_for_images
 from vggt_ros.live.ros_log import SPEAKER
 from vggt_ros.node import VggtNode, spin, start
+from vggt_ros.parameters import initialise, without_ros_args
 
 log = logging.getLogger('vggt_ros.fleet')
 
@@ -152,11 +152,11 @@ def main(args: list[str] | None = None) -> int:
         'FILE with sections /A/vggt, /B/vggt for what differs.',
     )  # fmt: skip
     add_arguments(parser)
-    given = parser.parse_args(remove_ros_args(words)[1:])
     keep_freed_memory()
     make_room_for_images()
-    rclpy.init(args=words)
     try:
+        given = parser.parse_args(without_ros_args(words))
+        initialise(words)
         robots = make_robots(names_of(given.robots), Networks(), own_tf=not given.shared_tf)
     except ConfigError as error:
         print(f'fleet: {error}', file=sys.stderr)

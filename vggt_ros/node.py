@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
-from rclpy.context import Context
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
@@ -47,7 +46,7 @@ from vggt_ros.live.worker import Worker, explain
 from vggt_ros.masks import Masks
 from vggt_ros.messages import ros_messages
 from vggt_ros.moments import Moments
-from vggt_ros.parameters import Parameters
+from vggt_ros.parameters import Parameters, initialise
 from vggt_ros.rare_encodings import convert_to_rgb
 from vggt_ros.results.scene import Scene, Snapshot
 from vggt_ros.throttle import Throttle
@@ -479,18 +478,6 @@ def usage() -> str:
         f'Parameters (name, default, meaning):\n{parameters}\n{autostart}\n\n'
         f'Topics published:\n{topics}'
     )
-
-
-def initialise(args: list[str] | None = None, context: Context | None = None) -> None:
-    """Bring ROS up.
-
-    Raises:
-        ConfigError: it does not take the arguments, or a parameter file that they name.
-    """
-    try:
-        rclpy.init(args=args, context=context)
-    except (RuntimeError, ValueError, TypeError) as error:  # of the parser of rcl, and of rclpy
-        raise ConfigError(f'ROS does not take the arguments or their parameter file: {error}') from error
 
 
 def main(args: list[str] | None = None) -> int:

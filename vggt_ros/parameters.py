@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.context import Context
 from rclpy.exceptions import (
     InvalidParameterTypeException,
     InvalidParameterValueException,
@@ -12,9 +15,38 @@ from rclpy.exceptions import (
 )
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.utilities import remove_ros_args
 
 from vggt_ros.core.config import Config, Setting, settings
 from vggt_ros.core.errors import ConfigError
+
+
+def initialise(args: list[str] | None = None, context: Context | None = None) -> None:
+    """Bring ROS up.
+
+    Raises:
+        ConfigError: it does not take the arguments, or a parameter file that they name.
+    """
+    with _refused_in_words():
+        rclpy.init(args=args, context=context)
+
+
+def without_ros_args(args: list[str]) -> list[str]:
+    """What of a command line is not for ROS, the program's name left out.
+
+    Raises:
+        ConfigError: as initialise.
+    """
+    with _refused_in_words():
+        return remove_ros_args(args)[1:]
+
+
+@contextmanager
+def _refused_in_words() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError) as error:  # of the parser of rcl, and of rclpy
+        raise ConfigError(f'ROS does not take the arguments or their parameter file: {error}') from error
 
 
 class Parameters:

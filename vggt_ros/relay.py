@@ -31,7 +31,7 @@ from vggt_ros.decode import CameraInfoCache, decode_frame, stamp_ns
 from vggt_ros.live.inputs import Inputs
 from vggt_ros.live.ros_log import RosLogHandler
 from vggt_ros.masks import Masks
-from vggt_ros.parameters import describe
+from vggt_ros.parameters import describe, initialise
 from vggt_ros.rare_encodings import convert_to_rgb
 from vggt_ros.rectify import Rectifiers
 from vggt_ros.shrink import FORMATS, Shrink, encode
@@ -126,9 +126,7 @@ class Relay(Node):
         self._images = self.create_publisher(
             CompressedImage, '~/image_rect/compressed', qos, qos_overriding_options=overriding
         )
-        self._camera_infos = self.create_publisher(
-            CameraInfo, '~/camera_info', qos, qos_overriding_options=overriding
-        )
+        self._camera_infos = self.create_publisher(CameraInfo, '~/camera_info', qos, qos_overriding_options=overriding)
         self._mask_images = self.create_publisher(Image, '~/mask', latched)
 
     def _on_camera_info(self, camera: int, message: Any) -> None:
@@ -255,9 +253,9 @@ def main(args: list[str] | None = None) -> int:
         print(usage())
         return 0
     make_room_for_images()
-    rclpy.init(args=args)
     node = None
     try:
+        initialise(args)
         node = Relay()
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):

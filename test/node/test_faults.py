@@ -7,6 +7,7 @@ benchmarks.faults` does the same as often as one likes, and prints the table.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fault_bench import Bench
@@ -30,3 +31,10 @@ def test_fault(bench: Bench, row: Row) -> None:
     assert outcome.wrong == []
     assert outcome.lost == 0
     assert bench.node.process.poll() is None, bench.node.text
+
+
+def test_the_table_of_the_documentation_has_every_fault() -> None:
+    page = (Path(__file__).parents[2] / 'docs/reliability.md').read_text()
+    table = page.split('<!-- faults -->')[1].split('<!-- end -->')[0]
+    named = {line.split('|')[-2].strip(' `') for line in table.splitlines() if line.startswith('| ')}
+    assert named - {'row', '---'} == {row.make.__name__ for row in ROWS}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,7 @@ from rclpy.parameter import Parameter
 
 from vggt_ros.core.config import Config, settings
 from vggt_ros.core.errors import ConfigError
-from vggt_ros.node import initialise
-from vggt_ros.parameters import Parameters
+from vggt_ros.parameters import Parameters, initialise
 
 
 @pytest.fixture
@@ -104,13 +105,20 @@ def test_a_good_change_of_a_dynamic_setting_is_seen(context: rclpy.Context) -> N
 
 
 @pytest.mark.parametrize('text', ['[', 'vggt: 3', '/**:\n  ros__parameters:\n    x: {', '\xff'])
-def test_a_broken_parameter_file_is_said_in_words(
-    tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_parameter_file_is_said_in_words(tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / 'p.yaml').write_bytes(text.encode('latin-1'))
     with pytest.raises(ConfigError, match='parameter file'):
         initialise(['--ros-args', '--params-file', str(tmp_path / 'p.yaml')], rclpy.Context())
     capfd.readouterr()  # rcl prints what it thinks, too
+
+
+@pytest.mark.parametrize('words', [['vggt_ros.relay'], ['vggt_ros.fleet', '--robots', 'r1']], ids=['relay', 'fleet'])
+def test_the_other_programs_end_on_a_broken_parameter_file_too(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / 'p.yaml').write_text('[')
+    command = [sys.executable, '-m', *words, '--ros-args', '--params-file', str(tmp_path / 'p.yaml')]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert 'parameter file' in done.stderr.splitlines()[-1]
 
 
 def test_a_parameter_without_a_value_is_named(tmp_path: Path) -> None:
