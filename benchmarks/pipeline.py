@@ -276,7 +276,7 @@ def main() -> None:
     parser.add_argument('--width', type=int, default=640)
     parser.add_argument('--height', type=int, default=480)
     parser.add_argument('--input-width', type=int, default=0, help="of the stand-in's grid; 0 is its own, 112")
-    parser.add_argument('--output-resolution', choices=('input', 'model'), default='input', help='of the node')
+    parser.add_argument('--output-resolution', choices=('input', 'model'), default='model', help='of the node')
     parser.add_argument('--deserialise', action='store_true', help='make Python objects of all messages that come')
     parser.add_argument('--json', action='store_true')
     parser.add_argument('--log', action='store_true', help='show what the node said')
