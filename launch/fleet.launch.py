@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from launch import LaunchDescription
-from launch_ros.actions import Node
 
-from vggt_ros.launch_parts import STOP_S, Argument, Given, description, parameters_of
+from vggt_ros.launch_parts import STOP_S, Argument, Given, description, parameters_of, program
 
 SHARE = Path(__file__).resolve().parent.parent
 
@@ -29,16 +28,12 @@ def generate_launch_description() -> LaunchDescription:
 
 def start(given: Given) -> list[Any]:
     shared = ['--shared-tf'] if given.is_true('shared_tf') else []
-    return [
-        Node(
-            package='vggt_ros',
-            executable='fleet',
-            arguments=['--robots', given['robots'], *shared],
-            parameters=parameters_of(given),
-            remappings=given.remappings(),
-            ros_arguments=['--log-level', given['log_level']],
-            output='screen',
-            emulate_tty=True,
-            sigterm_timeout=STOP_S,
-        )
-    ]
+    node = program(
+        given,
+        'fleet',
+        arguments=['--robots', given['robots'], *shared],
+        parameters=parameters_of(given),
+        remappings=given.remappings(),
+        sigterm_timeout=STOP_S,
+    )
+    return [node]

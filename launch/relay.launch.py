@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from launch import LaunchDescription
-from launch_ros.actions import Node
 
-from vggt_ros.launch_parts import DDS_PROFILE, Argument, Given, description, for_a_lossy_link
+from vggt_ros.launch_parts import DDS_PROFILE, Argument, Given, description, for_a_lossy_link, program
 
 SHARE = Path(__file__).resolve().parent.parent
 
@@ -51,15 +50,7 @@ def start(given: Given) -> list[Any]:
     parameters |= {name: kind(given[name]) for name, kind in NUMBERS.items()}
     parameters['use_sim_time'] = given.is_true('use_sim_time')
     pairs = [(name, given[name]) for name in ('image', 'camera_info') if given[name] not in ('', name)]
-    node = Node(
-        package='vggt_ros',
-        executable='relay',
-        name=given['name'],
-        namespace=given['namespace'],
-        parameters=[parameters],
-        remappings=pairs,
-        ros_arguments=['--log-level', given['log_level']],
-        output='screen',
-        emulate_tty=True,
+    node = program(
+        given, 'relay', name=given['name'], namespace=given['namespace'], parameters=[parameters], remappings=pairs
     )
     return [*for_a_lossy_link(given), node]

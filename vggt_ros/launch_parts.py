@@ -191,19 +191,28 @@ def description(
 
 def vggt(given: Given) -> list[Any]:
     """The node and, when asked for, RViz."""
-    node = Node(
-        package='vggt_ros',
-        executable='node',
+    node = program(
+        given,
+        'node',
         name=given['name'],
         namespace=given['namespace'],
         parameters=parameters_of(given),
         remappings=given.remappings(),
-        ros_arguments=['--log-level', given['log_level']],
-        output='screen',
-        emulate_tty=True,
         sigterm_timeout=STOP_S,
     )
     return [node, rviz(given)] if given.is_true('rviz') else [node]
+
+
+def program(given: Given, executable: str, **options: Any) -> Node:
+    """One of our own executables: it says on the screen what `log_level` asks for."""
+    return Node(
+        package='vggt_ros',
+        executable=executable,
+        ros_arguments=['--log-level', given['log_level']],
+        output='screen',
+        emulate_tty=True,
+        **options,
+    )
 
 
 def parameters_of(given: Given) -> list[Any]:
