@@ -91,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('path', type=Path)
     parser.add_argument('--windows', type=int, default=12_000, help='slots of a new pool, 0.55 MB each')
+    parser.add_argument('--begin', type=int, default=0, help='first slot to fill, to train on windows not seen before')
     parser.add_argument('--worker', default='0/1', help='this worker and the number of workers, such as 0/2')
     parser.add_argument('--device', default='cpu')
     arguments = parser.parse_args()
@@ -98,7 +99,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pool = Pool(arguments.path, arguments.windows)
     done = set(pool.ready().tolist())
-    for slot in range(worker, arguments.windows, workers):
+    for slot in range(arguments.begin + worker, arguments.windows, workers):
         if slot not in done:
             pool.write(slot, make_window(slot, FRAMES, pool.image_size, arguments.device))
 
