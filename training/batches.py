@@ -58,6 +58,8 @@ def draw_batch(
     if rng.random() < 0.5:
         window = mirror(window)
     images = vary_colours(window.images.float() / 255, rng)
+    if rng.random() < 0.5:
+        images = vary_lens(images, rng)
     return Batch(images, targets_of(window))
 
 
@@ -127,3 +129,27 @@ def vary_colours(images: Tensor, rng: np.random.Generator) -> Tensor:
     gain = torch.exp(random(0.15, batch, 1, 3) + random(0.05, batch, frames, 1))
     contrast = torch.exp(random(0.15, batch, 1, 1))
     return (((images - 0.5) * contrast + 0.5) * gain).clamp(0, 1)
+
+
+def vary_lens(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """A darker rim, and some frames blurred along a line as by a moving camera, up to five pixels long.
+
+    Args:
+        images: [B, S, 3, H, W] in [0, 1].
+    """
+    batch, frames, channels, H, W = images.shape
+    x, y = torch.linspace(-1, 1, W), torch.linspace(-1, 1, H)
+    rim = torch.from_numpy(rng.uniform(0, 0.25, batch)).float()[:, None, None] * (x.square() + y[:, None].square())
+    direction = rng.uniform(0, np.pi, batch * frames)
+    reach = rng.uniform(0, 2, batch * frames) * (rng.random(batch * frames) < 0.3)
+    along = np.linspace(-1, 1, 9)[:, None] * reach
+    kernels = torch.zeros(batch * frames, 5, 5)
+    column, row = (np.rint(2 + along * part(direction)).astype(int) for part in (np.cos, np.sin))
+    for index in range(len(kernels)):
+        kernels[index].index_put_(
+            (torch.from_numpy(row[:, index]), torch.from_numpy(column[:, index])), torch.tensor(1 / 9), accumulate=True
+        )
+    kernels = kernels.repeat_interleave(channels, 0)[:, None].to(images)
+    padded = F.pad(images.reshape(1, -1, H, W), (2, 2, 2, 2), mode='replicate')
+    blurred = F.conv2d(padded, kernels, groups=len(kernels)).view_as(images)
+    return blurred * (1 - rim.to(images))[:, None, None]

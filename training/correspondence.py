@@ -137,9 +137,7 @@ def attention_loss(
     q, k = (rotate(x.unflatten(1, (frames, -1)), table) for x in (q, k))  # (B, S, N, head_dim)
     asked = torch.arange(rows * columns, device=q.device) if asked is None else asked.to(q.device)
     q = q[:, :, special + asked]
-    place, seen, weight, moved = (
-        x[:, :, asked] for x in (correspondence.place, correspondence.seen, correspondence.weight, correspondence.moved)
-    )
+    place, seen, weight, moved = _of_patches(correspondence, asked)
     logits = torch.einsum('bspc,btnc->bsptn', q, k) * q.shape[-1] ** -0.5
     log_p = logits.flatten(-2).log_softmax(dim=-1).view_as(logits)
     wanted = seen.clone()
@@ -168,38 +166,35 @@ class PatchMatcher(nn.Module):
         self.project = nn.Linear(dim, channels)
         self.log_scale = nn.Parameter(torch.tensor(2.3))  # cosines times 10; learnt
 
-    def forward(self, tokens: Tensor, correspondence: Correspondence, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Cross entropy of finding each patch of a frame among those of frame 0, and those of frame 0 in the others.
+    def forward(
+        self, tokens: Tensor, correspondence: Correspondence, grid: tuple[int, int], asked: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Cross entropy of finding each patch of a frame among those of every other frame that sees it.
 
         Args:
             tokens: [B, S, P, C].
             correspondence: of this batch.
             grid: rows and columns of patches.
+            asked: [A] indices of the patches of each frame that are looked for, None for all.
 
         Returns:
             The loss, and the share of seen patches that moved and were found within a patch.
         """
+        asked = torch.arange(tokens.shape[2]) if asked is None else asked
+        asked = asked.to(tokens.device)
         features = F.normalize(self.project(self.norm(tokens)).float(), dim=-1)
-        first, others = features[:, :1], features[:, 1:]
-        similarity = self.log_scale.exp() * torch.einsum('bopc,bqc->bopq', others, first[:, 0])
-        loss, close, counted = [], [], []
-        for logits, pick in ((similarity, _from_others), (similarity.transpose(-1, -2), _from_first)):
-            place, seen, weight, moved = pick(correspondence)
-            found, near = _at_true_place(logits.log_softmax(-1), place, seen, grid)
-            loss.append(-(found * weight * seen).sum() / (weight * seen).sum().clamp(min=1e-6))
-            close.append(near)
-            counted.append(seen & moved)
-        return torch.stack(loss).mean(), _share(torch.stack(close), torch.stack(counted))
+        logits = self.log_scale.exp() * torch.einsum('bspc,btqc->bsptq', features[:, :, asked], features)
+        place, seen, weight, moved = _of_patches(correspondence, asked)
+        frames = torch.arange(tokens.shape[1], device=tokens.device)
+        wanted = seen & (frames[:, None, None] != frames)
+        found, close = _at_true_place(logits.log_softmax(-1), place, wanted, grid)
+        weight = weight * wanted
+        return -(found * weight).sum() / weight.sum().clamp(min=1e-6), _share(close, wanted & moved)
 
 
-def _from_others(c: Correspondence) -> tuple[Tensor, ...]:
-    """Of the patches of frames 1.. in frame 0: [B, S - 1, P, ...]."""
-    return tuple(x[:, 1:, :, 0] for x in (c.place, c.seen, c.weight, c.moved))
-
-
-def _from_first(c: Correspondence) -> tuple[Tensor, ...]:
-    """Of the patches of frame 0 in frames 1..: [B, S - 1, P, ...]."""
-    return tuple(x[:, 0, :, 1:].movedim(2, 1) for x in (c.place, c.seen, c.weight, c.moved))
+def _of_patches(c: Correspondence, asked: Tensor) -> tuple[Tensor, ...]:
+    """Place, seen, weight and moved of some patches of every frame, [B, S, A, S, ...]."""
+    return tuple(x[:, :, asked] for x in (c.place, c.seen, c.weight, c.moved))
 
 
 def _at_true_place(log_p: Tensor, place: Tensor, wanted: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

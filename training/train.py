@@ -187,7 +187,7 @@ class Learner(nn.Module):
         Args:
             batch: input and truth.
             decoded: frames whose depth is decoded; the dense head costs as much as half of the transformer.
-            asked: patches whose attention is supervised, None for all.
+            asked: patches whose matching and attention are supervised, None for all.
         """
         model, config, targets = self.model, self.config, batch.targets
         if model.camera_head is None or model.depth_head is None:
@@ -206,7 +206,7 @@ class Learner(nn.Module):
         )
         truth = correspond(targets, patch)
         grid = (H // patch, W // patch)
-        patches, patches_matched = self.matcher(layers[0][:, :, special:, : model.config.embed_dim], truth, grid)
+        patches, patches_matched = self.matcher(layers[0][:, :, special:, : model.config.embed_dim], truth, grid, asked)
         matching = [attention_loss(model, seen[i], truth, grid, asked) for i in MATCHING_LAYERS]
         probed = [
             probe(layers[i][:, :, special:], targets, truth, patch)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from training.batches import draw_batch, mirror, resize, targets_of
+from training.batches import draw_batch, mirror, resize, targets_of, vary_lens
 from training.correspondence import PatchMatcher, attention_loss, correspond, lift, pair_loss, shift_loss
 from training.losses import Targets
 from training.nano import make_nano
@@ -85,9 +85,10 @@ def test_mirroring_twice_is_the_same_but_for_the_edge(window: Window) -> None:
     assert torch.allclose(twice.cam_from_world, window.cam_from_world)
 
 
-def test_matcher_is_content_with_true_matches_and_not_with_wrong_ones(targets: Targets) -> None:
+def test_matcher_is_content_with_true_matches_and_not_with_wrong_ones(window: Window) -> None:
     """Tokens that carry their place in frame 0, as sharp bumps, are what the contrastive loss asks for."""
-    found = correspond(targets, patch_size=8)
+    pair = Window(*(getattr(window, field.name)[:, :2] for field in fields(window)))
+    found = correspond(targets_of(pair), patch_size=8)
     rows, columns = GRID
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing='ij')
     cells = torch.stack((column, row), -1).reshape(-1, 2)
@@ -202,3 +203,32 @@ def test_batches_come_in_the_asked_form(pool_folder: Path) -> None:
     assert torch.allclose(batch.targets.cam_from_world[:, 0], torch.eye(3, 4).expand(4, 3, 4), atol=1e-6)
     distance = batch.targets.world_points.norm(dim=-1)[batch.targets.valid]
     assert float(distance.mean()) == pytest.approx(1, abs=0.3)  # 1 for each scene; scenes differ in valid pixels
+
+
+def test_the_matcher_looks_between_later_frames_too(targets: Targets) -> None:
+    """Tokens of the first frame that match nothing leave the other pairs to be found."""
+    found = correspond(targets, patch_size=8)
+    rows, columns = GRID
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing='ij')
+    cells = torch.stack((column, row), -1).reshape(-1, 2)
+    tokens = (1 - (found.place[:, :, :, 1, None] - cells).abs()).clamp(min=0).prod(-1)  # bumps in frame 1
+    tokens[:, 0] = 0
+    matcher = PatchMatcher(rows * columns, rows * columns)
+    torch.nn.init.eye_(matcher.project.weight)
+    torch.nn.init.zeros_(matcher.project.bias)
+    shuffled = tokens.clone()
+    shuffled[:, 2] = tokens[:, 2, torch.randperm(rows * columns)]
+    with torch.no_grad():
+        assert matcher(tokens, found, GRID)[0] < matcher(shuffled, found, GRID)[0]
+
+
+def test_another_lens_darkens_the_rim_and_blurs_along_a_line() -> None:
+    images = torch.full((4, 8, 3, 24, 32), 0.5)
+    images[..., 12, 16] = 1.0
+    varied = vary_lens(images, np.random.default_rng(0))
+    assert varied.shape == images.shape
+    assert (varied[..., 0, 0] < varied[..., 6, 16]).all()
+    assert (varied <= 1).all()
+    sharp = varied[..., 12, 16] > 0.9
+    assert 0.5 < sharp.float().mean() < 1  # most frames stay as they are
+    assert (varied[..., 11:14, 15:18].sum((-1, -2)) > 4.3).all()  # what the blur takes from a point it gives nearby
