@@ -1,7 +1,11 @@
 """Four robots in one process against four processes: python -m benchmarks.fleet
 
-Each robot films the demo clip; the network is nano. Throughput, processor time, latency of each robot and memory; once
-with all robots alike, once with one that floods with ten times the rate.
+Each robot films the demo clip. Throughput, processor time, latency of each robot and memory.
+
+processes: one process against four; once with all robots alike, once with one that floods with ten times the rate.
+batching: one process, windows one by one against up to four in a forward pass, in turns.
+
+On a GPU, with the released network: python -m benchmarks.fleet --device cuda --model facebook/VGGT-1B
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +27,32 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 ROBOTS = ('r1', 'r2', 'r3', 'r4')
 PARAMETERS = {
-    'standalone': 'true', 'device': 'cpu', 'window_size': 4, 'window_stride': 2, 'input_reliability': 'reliable',
+    'standalone': 'true', 'window_size': 4, 'window_stride': 2, 'input_reliability': 'reliable',
     'camera_info_timeout_s': 0.0, 'max_latency_s': 9.0,
 }  # fmt: skip
 
 
-def start(folder: Path, names: tuple[str, ...], together: bool) -> list[subprocess.Popen[bytes]]:
-    settings = [word for key, value in PARAMETERS.items() for word in ('-p', f'{key}:={value}')]
+@dataclass(frozen=True)
+class Case:
+    """What is compared: how many windows one process takes together (0: its own choice; None: four processes)."""
+
+    batch: int | None = 0
+    flooding: str = ''
+
+
+PARTS = {
+    'processes': [Case(0), Case(None), Case(0, ROBOTS[0]), Case(None, ROBOTS[0])],
+    'batching': [Case(1), Case(4), Case(1), Case(4)],
+}
+
+
+def start(folder: Path, names: tuple[str, ...], case: Case, args: argparse.Namespace) -> list[subprocess.Popen[bytes]]:
+    parameters = {**PARAMETERS, 'device': args.device, **({'model_id': args.model} if args.model else {})}
+    settings = [word for key, value in parameters.items() for word in ('-p', f'{key}:={value}')]
     settings += ['-r', 'image:=camera/image']
-    if together:
-        commands = [('-m', 'vggt_ros.fleet', '--robots', ','.join(names), '--ros-args', *settings)]
+    if case.batch is not None:
+        words = ('--robots', ','.join(names), '--max-batch-size', str(case.batch))
+        commands = [('-m', 'vggt_ros.fleet', *words, '--ros-args', *settings)]
     else:
         own_tf = ['-r', '/tf:=tf', '-r', '/tf_static:=tf_static']
         commands = [
@@ -113,11 +134,11 @@ def film(seconds: float, rate: float, flooding: str, processes: list[subprocess.
     }
 
 
-def measure(together: bool, flooding: str, seconds: float, rate: float) -> dict[str, object]:
+def measure(case: Case, args: argparse.Namespace) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
-        processes = start(Path(folder), ROBOTS, together)
+        processes = start(Path(folder), ROBOTS, case, args)
         try:
-            figures = film(seconds, rate, flooding, processes)
+            figures = film(args.seconds, args.rate, case.flooding, processes)
             figures['memory_mb'] = sum(memory_mb(one.pid) for one in processes)
         finally:
             for one in processes:
@@ -127,11 +148,16 @@ def measure(together: bool, flooding: str, seconds: float, rate: float) -> dict[
                     one.wait(20)
                 except subprocess.TimeoutExpired:
                     one.kill()
-    return {'processes': len(processes), 'flooding': flooding, **figures}
+        said = Path(folder, 'log0').read_text()
+    passes = said.partition('forward passes by windows in each: ')[2].strip()
+    return {'processes': len(processes), **asdict(case), **figures, 'windows_in_a_pass': passes}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('parts', nargs='*', default=list(PARTS), help=f'of {", ".join(PARTS)}')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--model', default='', help='model_id; default nano')
     parser.add_argument('--seconds', type=float, default=20.0)
     parser.add_argument('--rate', type=float, default=5.0, help='images a second of each robot')
     args = parser.parse_args()
@@ -139,9 +165,9 @@ def main() -> None:
 
     os.environ.update(stay_on_this_machine(free_domain()))
     print(f'load {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores, {args.rate:g} images a second each')
-    for flooding in ('', ROBOTS[0]):
-        for together in (True, False):
-            print(json.dumps(measure(together, flooding, args.seconds, args.rate)), flush=True)
+    for part in args.parts:
+        for case in PARTS[part]:
+            print(json.dumps(measure(case, args)), flush=True)
 
 
 if __name__ == '__main__':

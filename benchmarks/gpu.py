@@ -11,6 +11,7 @@ streaming: windows of 8 stride 1, 8 stride 4 and 16 stride 4, against the plain 
 compile: windows of 8 stride 4 as they are and compiled with CUDA graphs, each number format, and what each errs by.
 pipeline: a recorded clip through decoding, network, alignment and messages, with the seconds of each stage.
 training: the small model for --minutes, from the shipped weights, and its errors before and after.
+batching: windows of 1, 2, 4 and 8 robots one by one and in one pass, then four robots on one process with either.
 soak: 10,000 frames through the streaming form, time and memory at both ends.
 
 The order is that of what a minute is worth; training comes last, as it takes all the time that is left.
@@ -48,6 +49,7 @@ def main() -> None:
         'streaming': streaming,
         'compile': compiled,
         'pipeline': pipeline,
+        'batching': batching,
         'soak': soak,
         'training': training,
     }
@@ -167,6 +169,15 @@ def pipeline(arguments: argparse.Namespace) -> None:
         summary = Path(folder, 'run', 'summary.json')
         if summary.is_file():  # else the run said what went wrong
             print(json.dumps(json.loads(summary.read_text())['timings'], indent=1))
+
+
+def batching(arguments: argparse.Namespace) -> None:
+    """What a fleet gains by one pass for several robots: the network alone, then the whole process with nano."""
+    height, width = sizes(arguments)[0]
+    for frames, stride in ((4, 2),) if arguments.quick else ((4, 2), (8, 4)):
+        run('benchmarks.batching', model=arguments.model, device=arguments.device, height=height, width=width,
+            frames=frames, stride=stride, dtype='bfloat16', repeats=repeats(arguments))  # fmt: skip
+    run('benchmarks.fleet', 'batching', device=arguments.device, seconds=3 if arguments.quick else 20, rate=10)
 
 
 def soak(arguments: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ SHARE = Path(__file__).resolve().parent.parent
 
 ARGUMENTS = (
     Argument('robots', '', 'namespaces of the robots, separated by commas'),
+    Argument('max_batch_size', '0', 'windows of several robots in one forward pass; 0 leaves that to the device'),
     Argument('shared_tf', 'false', 'all transforms on /tf, where the frames of the robots differ'),
 )
 
@@ -31,7 +32,7 @@ def start(given: Given) -> list[Any]:
     node = program(
         given,
         'fleet',
-        arguments=['--robots', given['robots'], *shared],
+        arguments=['--robots', given['robots'], '--max-batch-size', given['max_batch_size'], *shared],
         parameters=parameters_of(given),
         remappings=given.remappings(),
         sigterm_timeout=STOP_S,

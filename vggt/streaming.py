@@ -79,6 +79,11 @@ class StreamingVGGT:
         """Of the model, with all its heads."""
         return self.model.config
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether each new shape of its input costs a compilation."""
+        return self._is_compiled
+
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """Images to patch tokens, which hold for any later window at the same height and width.

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import threading
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import rclpy
@@ -35,9 +36,14 @@ OF_THE_NETWORK = (
 
 
 class Networks:
-    """The networks of a process: robots with the same model settings share one."""
+    """The networks of a process: robots with the same model settings share one.
 
-    def __init__(self) -> None:
+    Args:
+        max_batch_size: windows of several robots in one forward pass; 0 leaves that to the network's device.
+    """
+
+    def __init__(self, max_batch_size: int = 0) -> None:
+        self._max_batch_size = max_batch_size
         self._shared: dict[Hashable, SharedNetwork] = {}
         self._loading = threading.Lock()
 
@@ -49,17 +55,13 @@ class Networks:
         key = tuple(values[name] for name in OF_THE_NETWORK)
         with self._loading:
             if key not in self._shared:
-                self._shared[key] = SharedNetwork(load_network(config))
+                self._shared[key] = SharedNetwork(load_network(config), self._max_batch_size)
         return make_predictor(config, self._shared[key].member())  # type: ignore[arg-type]
 
     @property
     def batches(self) -> dict[int, int]:
         """How often so many windows were computed together."""
-        counts: dict[int, int] = {}
-        for one in self._shared.values():
-            for size, count in one.batches.items():
-                counts[size] = counts.get(size, 0) + count
-        return counts
+        return dict(sum((one.batches for one in self._shared.values()), Counter()))
 
 
 class Robot:
@@ -121,6 +123,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--shared-tf', action='store_true', help='all transforms on /tf; the frames of the robots must differ then'
     )
+    parser.add_argument(
+        '--max-batch-size', type=batch_size, default=0, metavar='N',
+        help='windows of several robots in one forward pass; 0 takes what the free memory of a GPU allows, up to 8; '
+        'on a processor one',
+    )  # fmt: skip
+
+
+def batch_size(text: str) -> int:
+    """A number of windows; argparse tells what is none."""
+    if int(text) < 0:
+        raise ValueError
+    return int(text)
 
 
 def names_of(text: str) -> list[str]:
@@ -157,7 +171,8 @@ def main(args: list[str] | None = None) -> int:
     try:
         given = parser.parse_args(without_ros_args(words))
         initialise(words)
-        robots = make_robots(names_of(given.robots), Networks(), own_tf=not given.shared_tf)
+        networks = Networks(given.max_batch_size)
+        robots = make_robots(names_of(given.robots), networks, own_tf=not given.shared_tf)
     except ConfigError as error:
         print(f'fleet: {error}', file=sys.stderr)
         rclpy.try_shutdown()
@@ -173,6 +188,9 @@ def main(args: list[str] | None = None) -> int:
     rclpy.try_shutdown()
     for robot in robots:
         robot.join(10.0)
+    if networks.batches:
+        passes = ', '.join(f'{size}: {count}' for size, count in sorted(networks.batches.items()))
+        print(f'fleet: forward passes by windows in each: {passes}')
     # A thread inside the network cannot be interrupted, and the interpreter crashes when it ends under one.
     sys.stdout.flush()
     sys.stderr.flush()

@@ -455,7 +455,7 @@ def test_the_two_ends_of_a_link_fit_together(load: Callable[[str], ModuleType]) 
 def test_a_fleet_gets_what_all_robots_share(load: Callable[[str], ModuleType]) -> None:
     (fleet,) = start(load('fleet.launch.py'), robots='a,b', image='camera/image_raw', window_size='6', shared_tf='true')
     assert fleet.executable == 'fleet'
-    assert fleet.arguments == ['--robots', 'a,b', '--shared-tf']
+    assert fleet.arguments == ['--robots', 'a,b', '--max-batch-size', '0', '--shared-tf']
     assert fleet.remappings == [('image', 'camera/image_raw')]
     assert fleet.parameters[-1]['window_size'] == 6
     assert not hasattr(fleet, 'name')  # else all nodes of the process would have it

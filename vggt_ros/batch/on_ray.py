@@ -21,6 +21,7 @@ from vggt_ros.batch.jobs import Job
 from vggt_ros.batch.parts import Answer, Part, Workers, predict_part
 from vggt_ros.batch.work import Outcome, fail, load, process, process_in_parts
 from vggt_ros.core.config import WindowConfig
+from vggt_ros.core.devices import available_cores
 from vggt_ros.core.errors import ConfigError
 from vggt_ros.core.planner import Plan
 from vggt_ros.core.predictor import Predictor, RigPredictor, make_predictor
@@ -229,7 +230,7 @@ def _connect(address: str, count: int) -> None:
         if address:
             ray.init(address=address, log_to_driver=False)
         else:
-            cpus = max(count, len(os.sched_getaffinity(0)))
+            cpus = max(count, available_cores())
             # The loopback address: Ray listens where its node's address is, and nobody else is to reach it.
             ray.init(
                 address='local', num_cpus=cpus, include_dashboard=False, log_to_driver=False,

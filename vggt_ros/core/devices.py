@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import torch
 
@@ -11,6 +12,7 @@ from vggt_ros.core.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+NO_MEMORY = ('out of memory', "can't allocate memory")  # how CUDA, and the allocator of the CPU, say it
 PRECISIONS = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'fp32': torch.float32}
 
 
@@ -65,6 +67,16 @@ def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 matrices itself; where it emulates them float32 is faster."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
     return any(capabilities.get(name, False) for name in ('avx512_bf16', 'amx_bf16'))
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether the network failed because the device has too little memory free."""
+    return any(words in str(error) for words in NO_MEMORY)
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def _why_no_cuda(index: int) -> str | None:

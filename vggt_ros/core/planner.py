@@ -200,11 +200,37 @@ def window_bytes(network: VGGTConfig, frames: int, size: tuple[int, int], dtype:
     return layers + max(block, dense) + kernels
 
 
+def windows_together(
+    network: VGGTConfig,
+    frames: int,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    chunk: int,
+    free_bytes: int | None,
+    most: int,
+) -> int:
+    """How many windows of different streams fit into one forward pass: 1 where free memory is not known.
+
+    Args:
+        network: its architecture.
+        frames: of each window.
+        size: (H, W) on the network's grid.
+        dtype: number format of the network.
+        chunk: frames that the dense head decodes at a time.
+        free_bytes: memory free on the device beside the weights.
+        most: never more.
+    """
+    if free_bytes is None:
+        return 1
+    room = USABLE * free_bytes
+    return next((n for n in range(most, 1, -1) if window_bytes(network, n * frames, size, dtype, chunk) <= room), 1)
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes free on a GPU, or of the machine where the network runs on the CPU; None where that is not told."""
     if device.type == 'cuda':
         free: int = torch.cuda.mem_get_info(device)[0]
-        return free
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept for the next one
     lines = MEMORY.read_text().splitlines() if MEMORY.is_file() else []  # Linux
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable:')), None)
 

@@ -21,7 +21,7 @@ from vggt.pose_encoding import decode_pose_encoding
 from vggt.preprocessing import ImageTransform, ModelImage, resize_keeping_aspect, stack_pixels
 from vggt.weights import load_vggt
 from vggt_ros.core.config import Config, WindowConfig
-from vggt_ros.core.devices import PRECISIONS, resolve_device, resolve_precision, warn_if_slow
+from vggt_ros.core.devices import PRECISIONS, is_lack_of_memory, resolve_device, resolve_precision, warn_if_slow
 from vggt_ros.core.errors import ConfigError, OutOfMemoryError, PredictionError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
@@ -34,7 +34,6 @@ from vggt_ros.core.window import Window
 
 HEADS = ('camera', 'depth')
 LockedIntrinsics = dict[int, tuple[ImageTransform, np.ndarray]]  # by camera: K [3, 3] of the first window on its grid
-NO_MEMORY = ('out of memory', "can't allocate memory")  # how CUDA, and the allocator of the CPU, say it
 
 
 class Predictor(Protocol):
@@ -138,7 +137,7 @@ class VggtPredictor:
             return self._predict(window)
         except (VGGTError, RuntimeError) as error:
             failed = f'the network failed on a window of {len(window.frames)} frames: {error}'
-            if not any(words in str(error) for words in NO_MEMORY):
+            if not is_lack_of_memory(error):
                 raise PredictionError(failed) from error
             self._encoded = {}
             self._free_memory()
