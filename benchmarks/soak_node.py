@@ -14,6 +14,7 @@ AR(1) process). A slope within twice its error of zero is no growth that this ru
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,7 @@ class Sample:
         processor_s: it has taken so far.
         images, results: sent, and come back, since the sample before.
         p50_ms, p95_ms: latency; NaN where nothing came back.
+        load: of the machine, over the last minute: processes that run or would like to.
     """
 
     at_s: float
@@ -72,12 +75,18 @@ class Sample:
     results: int
     p50_ms: float
     p95_ms: float
+    load: float
 
 
 def soak(
-    seconds: float, rate: float = 30.0, model: str = 'fake', every_s: float = 5.0, width: int = 640
+    seconds: float,
+    rate: float = 30.0,
+    model: str = 'fake',
+    every_s: float = 5.0,
+    width: int = 640,
+    tell: Callable[[Sample], object] = lambda sample: None,
 ) -> list[Sample]:
-    """Run the node that long, and look at it every so often."""
+    """Run the node that long, and look at it every so often; `tell` hears of each sample at once."""
     os.environ.update(stay_on_this_machine(free_domain()))
     import rclpy
     from rclpy.qos import QoSProfile
@@ -123,6 +132,7 @@ def soak(
                     latencies.clear()
                     subscriptions = len(dict(node.get_subscriber_names_and_types_by_node('vggt', '/')))
                     samples.append(_sample(process.pid, last - start, subscriptions, count, taken))
+                    tell(samples[-1])
                     count = 0
                     for old in [stamp for stamp, at in sent.items() if last - at > 60]:
                         del sent[old]
@@ -208,6 +218,7 @@ def _sample(pid: int, at_s: float, subscriptions: int, images: int, latencies: l
         results=len(latencies),
         p50_ms=float(p50),
         p95_ms=float(p95),
+        load=os.getloadavg()[0],
     )
 
 
@@ -227,13 +238,16 @@ def main() -> None:
     parser.add_argument('--rate', type=float, default=30.0, help='images a second (%(default)g)')
     parser.add_argument('--model', default='fake', help="'fake' answers at once; or a model: nano (%(default)s)")
     parser.add_argument('--every', type=float, default=5.0, help='seconds between samples (%(default)g)')
-    parser.add_argument('--json', action='store_true', help='all samples as one JSON object')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='each sample as one line of JSON, as it comes')
     arguments = parser.parse_args()
-    samples = soak(arguments.seconds, arguments.rate, arguments.model, arguments.every)
+    with arguments.json.open('w') if arguments.json else contextlib.nullcontext() as file:
+
+        def tell(sample: Sample) -> None:
+            if file is not None:
+                print(json.dumps(asdict(sample)), file=file, flush=True)
+
+        samples = soak(arguments.seconds, arguments.rate, arguments.model, arguments.every, tell=tell)
     summary = summarise(samples)
-    if arguments.json:
-        print(json.dumps({'samples': [asdict(one) for one in samples], 'summary': summary}))
-        return
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
     sent, came = sum(one.images for one in samples), sum(one.results for one in samples)
     share = (samples[-1].processor_s - samples[0].processor_s) / (samples[-1].at_s - samples[0].at_s)

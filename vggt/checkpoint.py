@@ -30,13 +30,17 @@ SUFFIXES = ('.safetensors', '.pt', '.pth')
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def read_tensors(path: Path, wanted: Callable[[str], bool], dtype: torch.dtype) -> tuple[dict[str, Tensor], Shapes]:
+def read_tensors(
+    path: Path, wanted: Callable[[str], bool], dtype: torch.dtype, *, copy: bool = True
+) -> tuple[dict[str, Tensor], Shapes]:
     """Read the wanted tensors; the file is never unpickled beyond plain tensors.
 
     Args:
         path: .safetensors, .pt or .pth.
         wanted: tells by name which tensors to read.
         dtype: floating point tensors are converted to it.
+        copy: into memory of their own. Without, tensors of that dtype may show the file itself: who writes over it
+            changes them, and who cuts it short ends the process (SIGBUS).
 
     Returns:
         Name to tensor for the wanted ones, and name to shape for all.
@@ -49,7 +53,7 @@ def read_tensors(path: Path, wanted: Callable[[str], bool], dtype: torch.dtype) 
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f'weights must be a file of {", ".join(SUFFIXES)}, got {path}')
     if path.suffix == '.safetensors':
-        tensors, shapes = _read_safetensors(path, wanted, dtype)
+        tensors, shapes = _read_safetensors(path, wanted, dtype, copy)
     else:
         tensors, shapes = _read_torch(path, wanted, dtype)
     if MARKER not in shapes:
@@ -59,13 +63,13 @@ def read_tensors(path: Path, wanted: Callable[[str], bool], dtype: torch.dtype) 
 
 
 def _read_safetensors(
-    path: Path, wanted: Callable[[str], bool], dtype: torch.dtype
+    path: Path, wanted: Callable[[str], bool], dtype: torch.dtype, copy: bool
 ) -> tuple[dict[str, Tensor], Shapes]:
     try:
         with safe_open(path, framework='pt') as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             # Converted one by one, so that the file's precision is never in memory as a whole.
-            return {name: _convert(file.get_tensor(name), dtype) for name in shapes if wanted(name)}, shapes
+            return {name: _convert(file.get_tensor(name), dtype, copy) for name in shapes if wanted(name)}, shapes
     except (SafetensorError, RuntimeError, ValueError, OSError, TypeError) as error:  # it is strict, but not in all
         raise CheckpointError(f'{path} is damaged or cut short ({error}); delete it and download it again') from error
 
@@ -114,8 +118,8 @@ def _require_whole(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise CheckpointError(f'{path} tells of {claimed} bytes of tensors, more than it has; save model.state_dict()')
 
 
-def _convert(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+def _convert(tensor: Tensor, dtype: torch.dtype, copy: bool = False) -> Tensor:
+    return tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=copy)
 
 
 def read_config(path: Path | None, shapes: Shapes) -> VGGTConfig:

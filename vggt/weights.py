@@ -61,7 +61,8 @@ def load_vggt(
     """
     path, config_path = _locate(str(name), revision, cache_dir, local_files_only, token)
     dropped = tuple(f'{head}_head.' for head in HEAD_NAMES if heads is not None and head not in heads)
-    tensors, shapes = read_tensors(path, lambda key: not key.startswith(dropped), dtype)
+    stays = torch.device(device).type == 'cpu'  # elsewhere `to` copies
+    tensors, shapes = read_tensors(path, lambda key: not key.startswith(dropped), dtype, copy=stays)
     if config is None:
         config = read_config(config_path, shapes)
     if heads is not None:

@@ -98,6 +98,7 @@ class VggtNode(LifecycleNode):
         self._throttle = Throttle()
         self._state = 'unconfigured'
         self._failure = ''  # why we are not active although we should be
+        self._is_restart_due = False  # it failed by itself; what a caller asked for in vain is up to the caller
         self._is_on_trial = False  # started anew after a failure, and no result has come yet
         self._watchdog = Watchdog(WATCH_PERIOD_S)
         self._left: list[Worker] = []  # at a window that never ended; their threads cannot be stopped
@@ -119,7 +120,7 @@ class VggtNode(LifecycleNode):
             self._say_failure('configure', error)
             self._free()
             return TransitionCallbackReturn.FAILURE
-        self._state, self._failure = 'inactive', ''
+        self._state, self._failure, self._is_restart_due = 'inactive', '', False
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -144,7 +145,7 @@ class VggtNode(LifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the network and all publishers."""
         self._free()
-        self._state = 'unconfigured'
+        self._state, self._is_on_trial = 'unconfigured', False
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -354,7 +355,7 @@ class VggtNode(LifecycleNode):
             self._act(health.tally)
         elif self._failure and self._is_on_trial:
             raise GaveUpError(self._failure)
-        elif self._failure and self._state == 'unconfigured' and self.autostart:
+        elif self._is_restart_due and self._state == 'unconfigured' and self.autostart:
             self._start_again()
 
     def _look(self) -> Health:
@@ -425,13 +426,13 @@ class VggtNode(LifecycleNode):
     def _fail(self, reason: str) -> None:
         """By way of on_error to unconfigured: from there it can be configured again."""
         log.error('%s; back to unconfigured', reason)
-        self._failure = reason
+        self._failure, self._is_restart_due = reason, True
         self.trigger_deactivate()
 
     def _start_again(self) -> None:
         """What autostart started it starts again, once; without a result after that it takes a new process."""
         log.warning('starting again after: %s', self._failure)
-        self._is_on_trial = True
+        self._is_on_trial, self._is_restart_due = True, False
         start(self)
 
     def _correct_odometry(self) -> None:

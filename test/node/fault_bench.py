@@ -187,6 +187,11 @@ class Bench:
         """End all of it."""
         self._stack.close()
 
+    @property
+    def stamps(self) -> set[int]:
+        """Of the images of this try."""
+        return {one.stamp_ns for one in self._sent}
+
     # What a row begins and ends with.
 
     def begin(self) -> None:

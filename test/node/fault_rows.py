@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import random
+import shutil
 import signal
 import tempfile
 import time
@@ -16,9 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from fault_bench import DEPTH, GAP_S, ODOM, SIZE, START_S, Bench, Outcome, stamp_of, to_time
 from robot import DEADLINE_S, OPTICAL, ROOT, SETTLE_S, NodeProcess
 from rosgraph_msgs.msg import Clock
+from safetensors.numpy import load_file, save_file
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger
 
@@ -26,6 +29,7 @@ from vggt_ros.recorded.recording import open_recording
 from vggt_ros.results.result_bag import CHUNK_BYTES
 
 SECOND_NS = 10**9
+NANO = ROOT / 'vggt/weights/nano.safetensors'
 NETWORK_S = 110.0  # for the process that tries the faults of the network
 
 
@@ -333,6 +337,45 @@ def slow(bench: Bench) -> None:
 # Files.
 
 
+@row('weights are cut short, then removed, while they run', 'until they are back and the node is configured again')
+def weights_removed(bench: Bench) -> None:
+    """In float32, as the large networks come: what needs no conversion is what a reader could leave in the file."""
+    whole = {name: value.astype(np.float32) for name, value in load_file(NANO).items()}
+    weights = bench.folder / 'weights.safetensors'
+    save_file(whole, weights)
+    shutil.copy(NANO.with_suffix('.json'), weights.with_suffix('.json'))
+    depth: list[Image] = []
+    listener = bench.robot.create_subscription(Image, '/weights/depth/image_rect', depth.append, 50)
+    node = bench.start_node('weights', '', name='weights', backend='vggt', checkpoint_path=str(weights))
+
+    def gives_results() -> None:
+        seen = len(depth)
+        reach(node, lambda: len(depth) > seen, lambda: bench.good(1))
+
+    gives_results()
+    with weights.open('r+b') as file:
+        file.truncate(weights.stat().st_size // 2)
+    gives_results()
+    again = ('deactivate', 'cleanup', 'configure')
+    assert bench.change_state(*again, node='weights') == [True, True, False]
+    bench.sees('node: unconfigured: cannot configure: .*damaged or cut short .* delete it and download it again')
+    weights.unlink()
+    assert bench.change_state('configure', node='weights') == [False]
+    bench.sees('node: unconfigured: cannot configure: there is no weights file .*weights.safetensors')
+    save_file(whole, weights)
+    start = time.monotonic()
+    assert bench.change_state('configure', 'activate', node='weights') == [True, True]
+    gives_results()
+    recover_s = time.monotonic() - start
+    assert node.stop() == 0
+    assert 'Traceback' not in node.text
+    bench.robot.destroy_subscription(listener)
+    assert {stamp_of(message) for message in depth} <= bench.stamps
+    with bench.fault():
+        pass
+    bench.outcome.recover_s = recover_s
+
+
 @row('a map takes long to save')
 def slow_save(bench: Bench) -> None:
     bench.order.write_text('slow save')
@@ -502,7 +545,7 @@ def killed_saving(bench: Bench) -> None:
     before = {path for path in bench.maps.iterdir() if path.name[0] != '.'}
     node = bench.start_node('killed', SAVES.replace('SECONDS', '60'), name='killed')
     with bench.fault():
-        reach(bench, node, REACHED, lambda: ask_to_save(bench, 'killed'))
+        reach(node, lambda: REACHED in node.text, lambda: ask_to_save(bench, 'killed'))
         node.stop(signal.SIGKILL)
     assert {path for path in bench.maps.iterdir() if path.name[0] != '.'} == before
     assert (max(before) / 'cloud.ply').read_bytes().startswith(b'ply')
@@ -533,7 +576,7 @@ def ends_when_told(
     names = {number: f'{number.name.lower()}_{time.monotonic_ns()}' for number in (signal.SIGINT, signal.SIGTERM)}
     nodes = {number: bench.start_node(name, before, name=name) for number, name in names.items()}
     for number, node in nodes.items():
-        reach(bench, node, reached, lambda number=number: act(names[number]))
+        reach(node, lambda node=node: reached in node.text, lambda number=number: act(names[number]))
     start = time.monotonic()
     for number, node in nodes.items():
         node.process.send_signal(number)
@@ -547,16 +590,16 @@ def ends_when_told(
     bench.outcome.sees.append('exit code 0')
 
 
-def reach(bench: Bench, node: NodeProcess, text: str, act: Callable[[], object]) -> None:
-    """Do something again and again until a node says so."""
+def reach(node: NodeProcess, is_there: Callable[[], bool], act: Callable[[], object]) -> None:
+    """Do something again and again, once a node is active, until it is so."""
 
-    def is_there() -> bool:
+    def look() -> bool:
         assert node.process.poll() is None, f'the node ended with {node.process.returncode}:\n{node.text}'
-        if text not in node.text and 'waiting for images' in node.text:
+        if not is_there() and 'waiting for images' in node.text:
             act()
-        return text in node.text
+        return is_there()
 
-    wait_until(is_there, 0.1)
+    wait_until(look, 0.1)
 
 
 def ask_to_save(bench: Bench, name: str) -> None:

@@ -46,6 +46,19 @@ def test_file_with_configuration_beside_it_loads(weights_file: Path) -> None:
         assert torch.equal(model(random_images(2)).depth, small_model()(random_images(2)).depth)
 
 
+@pytest.mark.parametrize('suffix', ['.safetensors', '.pt'])
+def test_a_loaded_model_is_its_own_whatever_becomes_of_the_file(weights_file: Path, suffix: str) -> None:
+    path = weights_file.with_suffix(suffix)
+    if suffix == '.pt':
+        torch.save(small_model().state_dict(), path)
+    model = load_vggt(path)
+    assert path.name not in Path('/proc/self/maps').read_text()  # else a file cut short would end this process
+    with path.open('r+b') as file:
+        file.write(bytes(path.stat().st_size))
+        file.truncate(1000)
+    assert_same_weights(model, small_model())
+
+
 @pytest.mark.parametrize('wrapper', [None, 'model', 'state_dict'])
 def test_torch_file_loads(weights_file: Path, tmp_path: Path, wrapper: str | None) -> None:
     state = small_model().state_dict()

@@ -314,7 +314,9 @@ def load_network(config: Config, *, quiet: bool = False) -> StreamingVGGT:
     device = resolve_device(config.model)
     dtype = resolve_precision(config.model, device)
     try:
-        model = load_vggt(config.model.source, heads=HEADS, local_files_only=config.model.local_files_only)
+        model = load_vggt(
+            config.model.source, device=device, heads=HEADS, local_files_only=config.model.local_files_only
+        )
         network = StreamingVGGT(
             model,
             device=device,
