@@ -31,6 +31,7 @@ from training.correspondence import (
     Probe,
     attention_loss,
     correspond,
+    frame_scale_loss,
     pair_loss,
     shift_loss,
     watch_queries_and_keys,
@@ -90,6 +91,7 @@ class TrainConfig:
     pair_direction: float = 1.0
     pair_length: float = 0.2
     depth: float = 1.0
+    frame_scale: float = 1.0
     patches: float = 0.5
     attention: float = 0.5
     place: float = 3.0
@@ -204,6 +206,7 @@ class Learner(nn.Module):
         dense = regression_loss(
             depth.float(), confidence.float(), targets.depth[:, decoded, ..., None], targets.valid[:, decoded], 'grad'
         )
+        frame_scale = frame_scale_loss(depth[..., 0].float(), targets, decoded)
         truth = correspond(targets, patch)
         grid = (H // patch, W // patch)
         patches, patches_matched = self.matcher(layers[0][:, :, special:, : model.config.embed_dim], truth, grid, asked)
@@ -217,6 +220,7 @@ class Learner(nn.Module):
             'shift': shift,
             **pairs,
             **{f'depth_{name}': value for name, value in dense.items()},
+            'frame_scale': frame_scale,
             'patches': patches,
             'patches_matched': patches_matched,
             'attention': torch.stack([loss for loss, _ in matching]).mean(),
@@ -231,6 +235,7 @@ class Learner(nn.Module):
             + config.pair_direction * pairs['pair_direction']
             + config.pair_length * pairs['pair_length']
             + config.depth * sum(dense.values())
+            + config.frame_scale * frame_scale
             + config.patches * patches
             + config.attention * parts['attention']
             + config.place * parts['place']

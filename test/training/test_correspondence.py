@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from training.batches import draw_batch, mirror, resize, targets_of, vary_lens
-from training.correspondence import PatchMatcher, attention_loss, correspond, lift, pair_loss, shift_loss
+from training.correspondence import (
+    PatchMatcher,
+    attention_loss,
+    correspond,
+    frame_scale_loss,
+    lift,
+    pair_loss,
+    shift_loss,
+)
 from training.losses import Targets
 from training.nano import make_nano
 from training.pool import Pool
@@ -232,3 +240,12 @@ def test_another_lens_darkens_the_rim_and_blurs_along_a_line() -> None:
     sharp = varied[..., 12, 16] > 0.9
     assert 0.5 < sharp.float().mean() < 1  # most frames stay as they are
     assert (varied[..., 11:14, 15:18].sum((-1, -2)) > 4.3).all()  # what the blur takes from a point it gives nearby
+
+
+def test_frames_at_one_scale_cost_nothing_and_others_their_ratio(targets: Targets) -> None:
+    decoded = [0, 2]
+    depth = 3 * targets.depth[:, decoded]  # a whole window may have any scale
+    assert frame_scale_loss(depth, targets, decoded) == pytest.approx(0, abs=1e-5)
+    depth[:, 1] *= 0.9
+    assert frame_scale_loss(depth, targets, decoded) == pytest.approx(-np.log(0.9), abs=1e-5)
+    assert frame_scale_loss(depth[:, :1], targets, [0]) == 0
