@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -73,13 +74,23 @@ def load_average(run: Path) -> tuple[VGGT, int]:
 
 
 def write_weights(run: Path, folder: Path) -> None:
-    """Export the averaged weights as fp16 safetensors with their configuration beside them."""
+    """Export the averaged weights as fp16 safetensors with their configuration beside them.
+
+    The step in their metadata counts from random weights: a run that began with weights adds the steps of those.
+    """
     model, step = load_average(run)
+    begun_at = json.loads((run / 'config.json').read_text()).get('begun_at', 0)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / f'{NAME}.safetensors', metadata={'format': 'pt', 'step': str(step)})
+    save_file(weights, folder / f'{NAME}.safetensors', metadata={'format': 'pt', 'step': str(begun_at + step)})
     (folder / f'{NAME}.safetensors').chmod(0o644)  # the library writes files that only their owner can read
     (folder / f'{NAME}.json').write_text(json.dumps(NANO.to_dict(), indent=1) + '\n')
+
+
+def step_of(weights: Path) -> int:
+    """The step that write_weights noted, 0 where the file says none."""
+    with safe_open(weights, 'pt') as file:
+        return int((file.metadata() or {}).get('step', 0))
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ from training.optimiser import Optimiser
 from training.parallel import KEPT_BYTES, GradientWorkers
 from training.plots import draw_sample, plot_curves
 from training.pool import Pool
-from training.state import Average, load_average, load_checkpoint, save_checkpoint, write_weights
+from training.state import Average, load_average, load_checkpoint, save_checkpoint, step_of, write_weights
 from vggt import VGGT
 from vggt.layers.rope import grid_rotary_table
 from vggt.weights import load_vggt
@@ -69,6 +69,7 @@ class TrainConfig:
     """Every setting of a run."""
 
     seed: int = 0
+    begun_at: int = 0  # steps that the weights of --start have been through; those of the run count from 0
     learning_rate: float = 1e-3  # of the matrices; see optimiser.py for the others
     warm_up: int = 200
     run_down: int = 900
@@ -107,7 +108,7 @@ class TrainConfig:
         """Steps before the model itself begins to move."""
         return max((s.until for s in self.stages if s.probes_only), default=0)
 
-    def from_weights(self, settle: int = 60) -> TrainConfig:
+    def from_weights(self, settle: int = 60, begun_at: int = 0) -> TrainConfig:
         """The last stage alone, as weights that have been through the others need it; steps count from there.
 
         Weights come without the probes, which are no part of the model. A probe that knows nothing would pull at the
@@ -116,7 +117,7 @@ class TrainConfig:
         last = self.stages[-1]
         half = max(last.frames_per_step // 2, *last.frames)
         first = replace(last, until=settle, frames_per_step=half, probes_only=True)
-        return replace(self, stages=(first, last), warm_up=min(self.warm_up, settle))
+        return replace(self, stages=(first, last), warm_up=min(self.warm_up, settle), begun_at=begun_at)
 
     def scaled(self, steps: int | None = None, frames_factor: int = 1) -> TrainConfig:
         """The same schedule with another end, and with batches frames_factor as large."""
@@ -422,7 +423,7 @@ def main() -> None:
     keep_freed_memory(KEPT_BYTES, KEPT_BYTES)
     config = TrainConfig(learning_rate=arguments.rate, run_down_minutes=arguments.run_down)
     if arguments.start:
-        config = config.from_weights()
+        config = config.from_weights(begun_at=step_of(arguments.start))
     config = config.scaled(arguments.steps, arguments.frames_factor)
     train(
         config,

@@ -12,7 +12,7 @@ import torch
 from training.nano import make_nano
 from training.parallel import GradientWorkers
 from training.pool import Pool
-from training.state import load_average, write_weights
+from training.state import load_average, step_of, write_weights
 from training.train import Learner, Stage, StepGradient, TrainConfig, train
 from training.windows import HELD_BACK_SEED
 from vggt.weights import load_vggt
@@ -136,7 +136,7 @@ def test_a_run_starts_from_shipped_weights_with_its_probes_alone(
 ) -> None:
     write_weights(finished, tmp_path)
     start = tmp_path / 'nano.safetensors'
-    config, run = SMALL.from_weights(settle=2), tmp_path / 'run'
+    config, run = SMALL.from_weights(settle=2, begun_at=step_of(start)), tmp_path / 'run'
     assert train(config, pool_folder, run, minutes=5, start=start, stop_at=2) == 2
     settled, ended = tensors_of(run), tensors_of(finished)
     model = [name for name in settled if name.startswith('learner.model.')]
@@ -147,6 +147,8 @@ def test_a_run_starts_from_shipped_weights_with_its_probes_alone(
     moved = tensors_of(run)
     name = 'learner.model.aggregator.global_blocks.2.mlp.fc1.weight'
     assert not torch.equal(moved[name], shipped[name])
+    write_weights(run, tmp_path)
+    assert step_of(start) == 4 + SMALL.steps  # those of both runs
 
 
 def test_workers_leave_the_mean_gradient(pool_folder: Path) -> None:
