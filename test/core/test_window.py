@@ -5,7 +5,7 @@ import pytest
 
 from vggt_ros.core.config import WindowConfig
 from vggt_ros.core.frame import Frame
-from vggt_ros.core.window import WindowBuffer
+from vggt_ros.core.window import Window, WindowBuffer
 
 
 def windows_of(count, size, stride):
@@ -68,3 +68,53 @@ def test_other_sizes_hold_from_the_next_window_on():
     assert len(first.frames) == 8
     # Three of the six shared frames stay: with one new frame they fill a window of four.
     assert stamps == [([5, 6, 7, 8], 3), ([7, 8, 9, 10], 2), ([9, 10, 11, 12], 2)]
+
+
+def test_larger_windows_keep_what_waits_and_what_is_shared():
+    buffer = WindowBuffer(WindowConfig(size=4, stride=2))
+    frames = [Frame(i, np.zeros((1, 1, 3), np.uint8), 'camera') for i in range(12)]
+    assert [buffer.add(frame) is None for frame in frames[:4]] == [True, True, True, False]
+    buffer.resize(WindowConfig(size=6, stride=3))
+    (window,) = [window for window in map(buffer.add, frames[4:8]) if window is not None]
+    assert (stamps_of(window), window.shared) == ([2, 3, 4, 5, 6, 7], 2)
+    (window,) = [window for window in map(buffer.add, frames[8:11]) if window is not None]
+    assert (stamps_of(window), window.shared) == ([5, 6, 7, 8, 9, 10], 3)
+
+
+def test_of_a_first_window_that_came_to_nothing_all_is_new():
+    buffer = WindowBuffer(WindowConfig(size=4, stride=2))
+    frames = [Frame(i, np.zeros((1, 1, 3), np.uint8), 'camera') for i in range(6)]
+    (first,) = [window for window in map(buffer.add, frames[:4]) if window is not None]
+    buffer.retract(first)
+    (second,) = [window for window in map(buffer.add, frames[4:]) if window is not None]
+    assert (stamps_of(second), second.shared) == ([2, 3, 4, 5], 0)
+
+
+@pytest.mark.parametrize(
+    'size, stride, number, expected, after',
+    [
+        (8, 4, 0, [([0, 1, 2, 3], 0), ([2, 3, 4, 5], 2), ([4, 5, 6, 7], 2)], ([6, 7, 8, 9], 2)),
+        (8, 4, 1, [([6, 7, 8, 9], 2), ([8, 9, 10, 11], 2)], ([10, 11, 12, 13], 2)),
+        (5, 5, 0, [([0, 1, 2], 0), ([3, 4], 0)], ([5, 6, 7], 0)),
+        (5, 4, 1, [([4, 5, 6], 1), ([6, 7, 8], 1)], ([8, 9, 10], 1)),
+        (1, 1, 0, [], ([1], 0)),
+    ],
+)
+def test_a_window_that_is_too_large_falls_into_halves(size, stride, number, expected, after):
+    buffer = WindowBuffer(WindowConfig(size=size, stride=stride))
+    frames = iter([Frame(i, np.zeros((1, 1, 3), np.uint8), 'camera') for i in range(20)])
+    windows = (window for window in map(buffer.add, frames) if window is not None)
+    window = [next(windows) for _ in range(number + 1)][-1]
+    assert [(stamps_of(part), part.shared) for part in buffer.halve(window)] == expected
+    following = next(windows)
+    assert (stamps_of(following), following.shared) == after
+
+
+def test_only_the_first_part_of_a_bridge_is_one():
+    buffer = WindowBuffer(WindowConfig(size=4, stride=4))
+    frames = tuple(Frame(i, np.zeros((1, 1, 3), np.uint8), 'camera') for i in range(6))
+    assert [part.is_bridge for part in buffer.halve(Window(frames, 2, is_bridge=True))] == [True, False]
+
+
+def stamps_of(window):
+    return [frame.stamp_ns for frame in window.frames]
