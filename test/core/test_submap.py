@@ -157,3 +157,88 @@ def test_covariance_grows_along_the_path_and_is_positive():
     for frame in frames:
         np.testing.assert_allclose(frame.covariance, frame.covariance.T)
         assert np.linalg.eigvalsh(frame.covariance).min() > 0
+
+
+def test_where_the_map_starts_is_settled_by_its_first_window():
+    one = Map(config_of())
+    one.map_from_first_camera = np.diag([1.0, -1.0, -1.0, 1.0])
+    one.insert(submap_of())
+    with pytest.raises(RuntimeError, match='reset the map'):
+        one.map_from_first_camera = np.eye(4)
+    one.reset()
+    one.map_from_first_camera = np.eye(4)
+
+
+def test_the_range_of_depth_is_in_metres_and_its_far_end_is_out():
+    prediction = submap_of(count=1, depth=np.array([[[1.0, 1.5, 2.0, 0.0, -1.0, np.nan]]], np.float32)).prediction
+    prediction = dataclasses.replace(prediction, confidence=np.ones((1, 1, 6), np.float32))
+    ranges = {'min_depth': 3.0, 'max_depth': 4.0, 'confidence_threshold': 1.0}  # of 2 m a unit: 1.5 to 2
+    is_valid = validity(prediction, 2.0, config_of(**ranges).cloud)
+    assert is_valid.tolist() == [[[False, True, False, False, False, False]]]
+    boundless = validity(prediction, 2.0, config_of(min_depth=0.0, max_depth=0.0).cloud)
+    assert boundless.tolist() == [[[True, True, True, False, False, False]]]
+
+
+def test_a_frame_whose_confidence_is_unknown_has_no_depth():
+    confidence = np.full((2, scene.HEIGHT, scene.WIDTH), np.nan, np.float32)
+    assert not validity(submap_of(count=2, confidence=confidence).prediction, 1.0, config_of().cloud).any()
+    assert not np.isfinite(Map(config_of()).insert(submap_of(count=2, confidence=confidence)).frames[0].depth).any()
+
+
+def test_moved_windows_take_their_frames_and_what_follows_with_them():
+    one = Map(config_of())
+    one.insert(submap_of())
+    one.insert(submap_of(start=2, shared=2))
+    shift = Sim3(1.0, np.eye(3), np.array([5.0, 0.0, 0.0]))
+    moves = one.move({1: shift, 7: shift})
+    assert list(moves) == [1]
+    np.testing.assert_allclose(moves[1].t, [5, 0, 0])
+    ways = np.array([pose[:3, 3] for _, pose in one.path]) - scene.walk(6)[:, :3, 3]
+    np.testing.assert_allclose(ways, [[0, 0, 0]] * 4 + [[5, 0, 0]] * 2, atol=1e-12)
+    assert [submap.placement.map_from_window.t[0] for submap in one.submaps] == [0, 5]
+    assert one.latest is not None
+    assert one.latest.placement.map_from_window.t[0] == 5
+    held = one.insert(submap_of(start=4, shared=2, cam_from_window=np.full((4, 4, 4), np.nan)))
+    np.testing.assert_allclose(held.frames[0].map_from_cam[:3, 3], scene.walk(6)[5, :3, 3] + [5, 0, 0], atol=1e-12)
+    stamp, newest = one.newest
+    assert stamp == held.frames[-1].stamp_ns
+    np.testing.assert_allclose(newest, held.frames[-1].map_from_cam, atol=1e-12)
+
+
+def test_an_outvoted_window_leaves_the_cloud_and_no_other_does():
+    one, first = Map(config_of(voxel_size=1e-4)), Map(config_of(voxel_size=1e-4))
+    first.insert(submap_of())
+    one.withdraw_latest()  # of an empty map: nothing happens
+    one.insert(submap_of())
+    one.insert(submap_of(start=4))
+    one.withdraw_latest()
+    np.testing.assert_array_equal(one.points()[0], first.points()[0])
+
+
+def test_points_are_sorted_anew_where_the_scale_has_changed_by_far():
+    one = Map(config_of(voxel_size=0.05))
+    one.insert(submap_of())
+    count = len(one.points()[0])
+    one.rescale(1.09)
+    assert (len(one.points()[0]), one.voxels.voxel_size) == (count, 0.05)
+    one.rescale(0.5)  # a unit is half a metre: voxels of 5 cm are 0.1 units
+    assert one.voxels.voxel_size == pytest.approx(0.1)
+    assert 0.15 * count < len(one.points()[0]) < 0.6 * count  # an eighth in space, a quarter on walls
+    one.reconfigure(config_of(voxel_size=0.1))
+    assert one.voxels.voxel_size == pytest.approx(0.2)
+    before = one.voxels
+    one.reconfigure(config_of(voxel_size=0.1, path_max_size=7))
+    assert one.voxels is before
+    one.reset()
+    assert one.voxels.voxel_size == pytest.approx(0.1)  # settings are in metres, a new map is in them
+
+
+def test_a_cloud_moved_beside_the_stream_gets_what_came_meanwhile():
+    one = Map(config_of(voxel_size=1e-4))
+    one.insert(submap_of())
+    aside, since = one.voxels.without(99), len(one.points()[0])
+    one.insert(submap_of(start=4))
+    whole = one.points()[0].copy()
+    one.take_points(aside, since)
+    assert one.voxels is aside
+    assert {tuple(point) for point in one.points()[0]} == {tuple(point) for point in whole}
