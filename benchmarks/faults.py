@@ -56,7 +56,7 @@ def main() -> int:
                 except NotPermitted as reason:
                     print(f'{row.make.__name__:18} not tried: {reason}', flush=True)
                     continue
-                except AssertionError:
+                except Exception:
                     failed += 1
                     print(f'{row.make.__name__:18} FAILED\n{traceback.format_exc(limit=-3)}', flush=True)
                     continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -177,6 +178,34 @@ def test_stamps_keep_their_nanoseconds(tmp_path: Path):
     path = write_tum(tmp_path / 'trajectory.txt', line())
     np.testing.assert_array_equal(read_tum(path).stamps_ns, line().stamps_ns)
     np.testing.assert_allclose(read_tum(path).world_from_cam, line().world_from_cam, atol=1e-8)  # nine digits
+
+
+def test_comments_and_empty_lines_count_as_lines_and_hold_no_pose(tmp_path: Path):
+    path = tmp_path / 'trajectory.txt'
+    path.write_text('# stamp tx ty tz qx qy qz qw\n\n1.5 1 2 3 0 0 0 1\n#2 0 0\n  \n2.5 4 5 6 0 0 0 1.009\n')
+    found = read_tum(path)
+    assert found.stamps_ns.tolist() == [1_500_000_000, 2_500_000_000]
+    np.testing.assert_array_equal(found.world_from_cam[:, :3, 3], [[1, 2, 3], [4, 5, 6]])
+    np.testing.assert_array_equal(found.world_from_cam[:, 3], [[0, 0, 0, 1]] * 2)
+    path.write_text('# one\n\n3 0 0 0 0 0 0 0.98\n')
+    with pytest.raises(SourceError, match=r'line 3.*quaternion of length 1'):
+        read_tum(path)
+
+
+@pytest.mark.parametrize('words, hint', [(12, 'KITTI'), (1, 'CSV'), (7, '8 numbers, got 7$'), (9, '8 numbers, got 9$')])
+def test_a_line_of_another_length_is_told_with_what_it_may_be(tmp_path: Path, words: int, hint: str):
+    path = tmp_path / 'trajectory.txt'
+    path.write_text(' '.join(['1'] * words))
+    with pytest.raises(SourceError, match=hint):
+        read_tum(path)
+
+
+@pytest.mark.parametrize('stamp, is_time', [('0', True), ('8999999999.9', True), ('9000000000', False), ('-1', False)])
+def test_stamps_are_seconds_from_1970_to_2255(tmp_path: Path, stamp: str, is_time: bool):
+    path = tmp_path / 'trajectory.txt'
+    path.write_text(f'{stamp} 0 0 0 0 0 0 1\n')
+    with contextlib.nullcontext() if is_time else pytest.raises(SourceError, match=r'seconds|line 1'):
+        read_tum(path)
 
 
 def test_quaternions_are_xyzw(tmp_path: Path):

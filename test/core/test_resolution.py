@@ -51,6 +51,14 @@ def test_no_point_floats_between_near_and_far():
     assert is_right[known].mean() > 0.99
 
 
+@pytest.mark.parametrize('step, is_one_surface', [(0.015, True), (0.1, False)])
+def test_a_step_in_depth_is_a_slope_below_two_percent_and_an_edge_above(step, is_one_surface):
+    result, _ = upsampled(lambda x, _: np.where(x < 0.013, 1.0, 1.0 + step))
+    known = result.depth[np.isfinite(result.depth)]
+    floats = (known > 1 + step / 4) & (known < 1 + step * 3 / 4)  # the wall in between
+    assert floats.any() == is_one_surface
+
+
 def test_unknown_pixels_do_not_eat_their_neighbours():
     result, truth = upsampled(lambda x, _: np.where(x < 0.013, 2.0, np.nan))
     assert abs(np.isfinite(result.depth).mean() - np.isfinite(truth).mean()) < 0.01

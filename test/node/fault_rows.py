@@ -229,11 +229,11 @@ def bad_infos(bench: Bench, change: Callable[[CameraInfo], object], said: str) -
 def dead_tf(bench: Bench) -> None:
     bench.good(2)
     bench.tf_delay_s = None
-    bench.good(3)
+    # said at intervals: on a busy machine TF may have come too late in the row before
+    bench.insist(f'TF has no base_link <- {OPTICAL} at the stamp of the image', lambda: bench.good(1))
     lost_of = len(bench.robot.received[ODOM])
     with bench.fault():
         bench.tf_delay_s = 0.0
-    bench.sees(f'TF has no base_link <- {OPTICAL} at the stamp of the image')
     bench.robot.wait_until(lambda: len(bench.robot.received[ODOM]) > lost_of, 'odometry again')
 
 
@@ -316,11 +316,12 @@ def fails_and_starts_again(bench: Bench, said: str) -> None:
 @row('the network returns NaN', 'none: unknown depth, odometry lost')
 def not_a_number(bench: Bench) -> None:
     bench.order.write_text('nan')
-    bench.good(3)
-    last = stamp_of(bench.robot.received[DEPTH][-1])
-    bench.robot.wait_until(lambda: any(stamp_of(m) == last for m in bench.robot.received[ODOM]), 'odometry of it')
-    (odometry,) = [message for message in bench.robot.received[ODOM] if stamp_of(message) == last]
-    assert odometry.pose.covariance[0] >= 9999
+
+    def is_lost() -> bool:
+        bench.good(1)
+        return any(message.pose.covariance[0] >= 9999 for message in bench.robot.received[ODOM])
+
+    bench.robot.wait_until(is_lost, 'odometry that says that it is lost')
     bench.insist('tracking: lost: ', lambda: bench.good(1))  # diagnostics come once a second
     with bench.fault():
         bench.order.write_text('')
