@@ -8,6 +8,7 @@ ceilings: copy bandwidth and a large matrix product, which every other figure ca
 parity: the golden cases on this device, in float32 (without TF32) and under bfloat16 autocast.
 latency: the plain and the inference form by part, windows of 1 to 32 frames at 392x518 and 294x518.
 streaming: windows of 8 stride 1, 8 stride 4 and 16 stride 4, against the plain form rerun on every window.
+clouds: depth, confidence and colours to packed points, on the device with one copy out, against the host.
 compile: windows of 8 stride 4 as they are and compiled with CUDA graphs, each number format, and what each errs by.
 pipeline: a recorded clip through decoding, network, alignment and messages, with the seconds of each stage.
 training: the small model for --minutes, from the shipped weights, and its errors before and after.
@@ -34,6 +35,8 @@ import torch
 
 from benchmarks.streaming import differences, make_network
 from vggt import StreamingVGGT, VGGTOutput
+from vggt_ros.clouds import lift, pack_planes
+from vggt_ros.core.device_frame import Bounds, DeviceFrame
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = ((392, 518), (294, 518))
@@ -47,6 +50,7 @@ def main() -> None:
         'parity': parity,
         'latency': latency,
         'streaming': streaming,
+        'clouds': clouds,
         'compile': compiled,
         'pipeline': pipeline,
         'batching': batching,
@@ -124,6 +128,41 @@ def streaming(arguments: argparse.Namespace) -> None:
     height, width = sizes(arguments)[0]
     run('benchmarks.streaming', model=arguments.model, height=height, width=width, device=arguments.device,
         dtype='bfloat16', repeats=repeats(arguments))  # fmt: skip
+
+
+def clouds(arguments: argparse.Namespace) -> None:
+    """A frame that the device holds as packed points on the host, and the same from its depth on the host."""
+    print('| size | on the device [ms] | on the host [ms] | ratio | bytes differ |\n|---|---|---|---|---|')
+    for height, width in (*sizes(arguments), (480, 640)):
+        frame = random_frame(height, width, torch.device(arguments.device))
+        K = np.array([[0.8 * width, 0.0, width / 2], [0.0, 0.8 * width, height / 2], [0.0, 0.0, 1.0]])
+        pixels, depth, confidence = (
+            one.cpu().numpy() for one in (frame.pixels, frame.depth, frame.confidence)
+        )
+        data = np.empty((height, width, 4), np.float32)
+
+        def on_host(
+            depth: np.ndarray = depth, confidence: np.ndarray = confidence, pixels: np.ndarray = pixels,
+            K: np.ndarray = K, data: np.ndarray = data,
+        ) -> None:  # fmt: skip
+            is_valid = (confidence >= 2.0) & (depth > 0) & (depth >= 0.1) & (depth < 9.0)
+            pack_planes(*lift(np.where(is_valid, depth * np.float32(1.7), np.float32('nan')), pixels, K), data)
+
+        def on_device(frame: DeviceFrame = frame, K: np.ndarray = K) -> np.ndarray:
+            return frame.packed(K)
+
+        theirs, ours = median_seconds(on_host, arguments) * 1e3, median_seconds(on_device, arguments) * 1e3
+        differing = np.count_nonzero(on_device().view(np.uint32) != data.view(np.uint32))
+        print(f'| {width}x{height} | {ours:.2f} | {theirs:.2f} | {theirs / ours:.2f} | {differing} |', flush=True)
+
+
+def random_frame(height: int, width: int, device: torch.device) -> DeviceFrame:
+    """Depth from 0 to 10 and confidence from 1 to 5, so that a part of both is out of bounds."""
+    random = torch.Generator().manual_seed(0)
+    depth, confidence = (torch.rand(height, width, generator=random) for _ in range(2))
+    pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=random)
+    tensors = ((10 * depth).to(device), (1 + 4 * confidence).to(device), pixels.to(device))
+    return DeviceFrame(*tensors, host=depth.numpy(), bounds=Bounds(2.0, 0.1, 9.0), scales=(1.7,))
 
 
 @torch.inference_mode()

@@ -66,6 +66,12 @@ def pack_planes(x: np.ndarray, y: np.ndarray, z: np.ndarray, rgb: np.ndarray, pa
     cv2.merge((x, y, z, rgb.view(np.float32)), packed)  # moves bits: a float copy may change a NaN's
 
 
+def unpack_planes(packed: np.ndarray) -> Planes:
+    """The way back from `pack_planes`."""
+    x, y, z, rgb = cv2.split(packed)
+    return x, y, z, rgb.view(np.uint32)
+
+
 def thinned(planes: Planes, stride: int) -> Planes:
     """Every stride-th row and column of four [H, W] planes."""
     if stride == 1:

@@ -7,13 +7,23 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from vggt_ros import cdr
-from vggt_ros.clouds import Points, coloured_points, known_points, lift, pack_planes, thinned, voxel_points
+from vggt_ros.clouds import (
+    Points,
+    coloured_points,
+    known_points,
+    lift,
+    pack_planes,
+    thinned,
+    unpack_planes,
+    voxel_points,
+)
 from vggt_ros.core.config import Config, FramesConfig
 from vggt_ros.core.covariance import LOST, move_covariance
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid, move_points, quaternion_xyzw, vector_from_rotation
@@ -212,7 +222,7 @@ class Encoder:
         camera = names[frame.camera] if names else ''
         if wanted is not None and camera:
             wanted = {name for name in TOPIC if camera_topic(name, camera) in wanted or name in wanted}
-        for topic, message in (*self._images(frame, wanted), *self._clouds(frame, world_points, wanted)):
+        for topic, message in chain(self._images(frame, wanted), self._clouds(frame, world_points, wanted)):
             yield Output(camera_topic(topic, camera), frame.stamp_ns, message)
 
     def _images(self, frame: PlacedFrame, wanted: Collection[str] | None) -> Iterator[tuple[str, Any]]:
@@ -235,9 +245,16 @@ class Encoder:
         """The clouds of a frame; its part of the window's cloud is added to world_points."""
         if not any(_is_wanted(topic, wanted) for topic in _CLOUDS):
             return
-        planes = lift(frame.depth, frame.image, self._intrinsics(frame))
-        if _is_wanted('~/points', wanted):
-            yield '~/points', self.make.organised_cloud(frame.stamp_ns, frame.frame_id, *planes)
+        on_device = frame.on_device and frame.on_device.of(frame.depth)
+        if on_device is None:
+            planes = lift(frame.depth, frame.image, self._intrinsics(frame))
+            if _is_wanted('~/points', wanted):
+                yield '~/points', self.make.organised_cloud(frame.stamp_ns, frame.frame_id, *planes)
+        else:
+            packed = on_device.packed(self._intrinsics(frame))
+            if _is_wanted('~/points', wanted):
+                yield '~/points', self.make.packed_cloud(frame.stamp_ns, frame.frame_id, packed)
+            planes = unpack_planes(packed)
         planes = thinned(planes, self.config.cloud.cloud_stride)
         if _is_wanted('~/points_filtered', wanted):
             filtered = voxel_points(*planes, self.config.cloud.voxel_size)
@@ -343,6 +360,10 @@ class MessageMaker:
         data = self._new_bytes(16 * z.size)
         pack_planes(x, y, z, rgb, np.frombuffer(data, np.float32).reshape(*z.shape, 4))
         return self._points(stamp_ns, frame_id, z.shape, data, is_dense=False)
+
+    def packed_cloud(self, stamp_ns: int, frame_id: str, packed: np.ndarray) -> Any:
+        """[H, W, 4] float32 packed points -> PointCloud2 of that shape."""
+        return self._points(stamp_ns, frame_id, packed.shape[:2], self._bytes(packed), is_dense=False)
 
     def _points(self, stamp_ns: int, frame_id: str, size: tuple[int, ...], data: Any, *, is_dense: bool) -> Any:
         height, width = size
@@ -476,8 +497,15 @@ def _turned(covariance: np.ndarray, target_from_source: np.ndarray) -> np.ndarra
     """[6, 6] in the axes of another frame."""
     if _is_lost(covariance):
         return LOST  # and not LOST but for rounding
-    axes = np.kron(np.eye(2), target_from_source[:3, :3])
+    axes = _twice(target_from_source[:3, :3])
     return axes @ covariance @ axes.T
+
+
+def _twice(R: np.ndarray) -> np.ndarray:
+    """[3, 3] -> [6, 6], for shift and turn."""
+    axes = np.zeros((6, 6))
+    axes[:3, :3] = axes[3:, 3:] = R
+    return axes
 
 
 def _is_wanted(topic: str, wanted: Collection[str] | None) -> bool:
@@ -525,6 +553,6 @@ def _twist(previous: _BasePose | None, now: _BasePose) -> tuple[np.ndarray, np.n
     linear = base_from_world @ (now.world_from_base[:3, 3] - previous.world_from_base[:3, 3]) / seconds
     turn = previous.world_from_base[:3, :3].T @ now.world_from_base[:3, :3]  # its axis is the same in both frames
     angular = vector_from_rotation(turn) / seconds
-    axes = np.kron(np.eye(2), base_from_world)
+    axes = _twice(base_from_world)
     floor = np.repeat([0.05 * np.linalg.norm(linear), 0.05 * np.linalg.norm(angular)], 3) ** 2 + 1e-6
     return np.concatenate([linear, angular]), axes @ now.step_covariance @ axes.T / seconds**2 + np.diag(floor)

@@ -10,7 +10,7 @@ from scene import predict_truth
 from vggt_ros.core.config import Config
 from vggt_ros.core.geometry import Sim3
 from vggt_ros.core.placement import Placement, Seam, SeamStatus
-from vggt_ros.core.submap import Map, Submap, validity
+from vggt_ros.core.submap import Map, Submap, trusted, validity
 
 
 def config_of(**values):
@@ -63,7 +63,7 @@ def test_the_least_confident_share_of_a_window_is_unknown(percentile):
     confidence = rng.uniform(1, 10, (4, scene.HEIGHT, scene.WIDTH)).astype(np.float32)
     confidence[0] *= 5  # one good frame keeps more than its share
     prediction = submap_of(confidence=confidence).prediction
-    is_valid = validity(prediction, 1.0, config_of(confidence_percentile=percentile).cloud)
+    is_valid = validity(prediction, trusted(prediction, 1.0, config_of(confidence_percentile=percentile).cloud))
     # the percentile is read from a 16th of 6912 pixels: 1 / sqrt(432) of spread at the most
     assert abs((1 - is_valid.mean()) * 100 - percentile) < 5
     assert is_valid[0].mean() >= is_valid[1].mean()
@@ -74,7 +74,7 @@ def test_frames_that_were_not_decoded_do_not_shift_the_percentile():
     confidence = np.full((4, scene.HEIGHT, scene.WIDTH), np.nan, np.float32)
     confidence[2:] = np.linspace(1, 2, scene.HEIGHT * scene.WIDTH).reshape(scene.HEIGHT, scene.WIDTH)
     prediction = submap_of(confidence=confidence).prediction
-    is_valid = validity(prediction, 1.0, config_of(confidence_percentile=50.0).cloud)
+    is_valid = validity(prediction, trusted(prediction, 1.0, config_of(confidence_percentile=50.0).cloud))
     assert not is_valid[:2].any()
     assert abs(is_valid[2:].mean() - 0.5) < 0.05
 

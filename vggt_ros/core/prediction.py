@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from vggt.preprocessing import ImageTransform
+from vggt_ros.core.device_frame import DeviceFrame
 from vggt_ros.core.geometry import invert_rigid
 
 
@@ -35,6 +37,7 @@ class Prediction:
         views: what the rig's other cameras saw; empty without a rig.
         metres_per_unit, metres_error: of the window's length unit, where a rig's known mounts tell it, and the relative
             standard error of that; NaN elsewhere.
+        on_device: by frame, what the network's device still holds of it; empty on a processor.
     """
 
     stamps_ns: tuple[int, ...]
@@ -52,11 +55,24 @@ class Prediction:
     descriptors: np.ndarray | None = None
     patches: np.ndarray | None = None
     metres_error: float = float('nan')
+    on_device: Mapping[int, DeviceFrame] = field(default_factory=dict)
 
     @cached_property
     def is_posed(self) -> np.ndarray:
         """[S] whether the frame has a pose."""
         return np.isfinite(self.cam_from_window).all(axis=(1, 2))
+
+    def device_frame(self, i: int) -> DeviceFrame | None:
+        """A frame on the network's device, as long as `depth` is what the network said."""
+        frame = self.on_device.get(i)
+        return None if frame is None else frame.of(self.depth)
+
+    @cached_property
+    def median_depth(self) -> float:
+        """Of every 8th row and column, window units; 1 where no depth is known."""
+        sampled = self.depth[:, ::8, ::8]
+        sampled = sampled[np.isfinite(sampled)]
+        return float(np.median(sampled)) if sampled.size else 1.0
 
     @cached_property
     def window_from_cam(self) -> np.ndarray:

@@ -21,6 +21,7 @@ from vggt.pose_encoding import decode_pose_encoding
 from vggt.preprocessing import ImageTransform, ModelImage, resize_keeping_aspect, stack_pixels
 from vggt.weights import load_vggt
 from vggt_ros.core.config import Config, WindowConfig
+from vggt_ros.core.device_frame import DeviceFrame
 from vggt_ros.core.devices import PRECISIONS, is_lack_of_memory, resolve_device, resolve_precision, warn_if_slow
 from vggt_ros.core.errors import ConfigError, OutOfMemoryError, PredictionError
 from vggt_ros.core.frame import Frame
@@ -29,7 +30,7 @@ from vggt_ros.core.loops.retrieval import describe, thin_patches
 from vggt_ros.core.planner import Plan, free_memory, grids, plan_for_budget, plan_windows, rehearse
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.rig import Rig, RigFit, all_views, split_cameras
-from vggt_ros.core.transfer import to_host
+from vggt_ros.core.transfer import to_device, to_host
 from vggt_ros.core.window import Window
 
 HEADS = ('camera', 'depth')
@@ -69,6 +70,7 @@ class Encoded:
         tokens: [P, C] its patches.
         seen: [h, w] bool, where it shows the scene; None: everywhere.
         descriptor, patches: what it looks like as a whole and part by part (retrieval); None where loop closure is off.
+        on_device: [h, w, 3] uint8, its pixels on the network's device; None where clouds are made on the host.
     """
 
     image: ModelImage
@@ -76,6 +78,7 @@ class Encoded:
     seen: np.ndarray | None
     descriptor: np.ndarray | None = None
     patches: np.ndarray | None = None
+    on_device: torch.Tensor | None = None
 
 
 class VggtPredictor:
@@ -89,6 +92,7 @@ class VggtPredictor:
 
     Attributes:
         locked: intrinsics of cameras that are not calibrated; whoever splits a stream hands them from part to part.
+        makes_clouds: whether pixels and depth stay on the device for clouds to be made there.
 
     Raises:
         ConfigError: the device or the weights cannot be had, or input_width does not fit the network.
@@ -101,6 +105,7 @@ class VggtPredictor:
         if width % patch:
             fitting = max(patch, round(width / patch) * patch)
             raise ConfigError(f'input_width must be a multiple of {patch} for this network, got {width}; try {fitting}')
+        self.makes_clouds = getattr(self.network, 'device', torch.device('cpu')).type == 'cuda'
         self._longest = width or self.network.config.image_size  # side of a picture on the network's grid
         self.reset()
 
@@ -165,7 +170,8 @@ class VggtPredictor:
         transform = images[0].transform
         tokens = torch.stack([self._encoded[key].tokens for key in keys])
         output = self.network.predict(tokens, transform.model_size, frames=decoded)
-        encoding, seen_depth, seen_confidence = to_host(_answers(output))
+        answers = _answers(output)
+        encoding, seen_depth, seen_confidence = to_host(answers)
         cam_from_window, K_network = _cameras(encoding, transform.model_size)
         depth = np.full((len(images), *transform.model_size), np.nan, np.float32)
         confidence = depth.copy()
@@ -185,6 +191,7 @@ class VggtPredictor:
             confidence=confidence,
             transform=transform,
             prepare_s=prepare_s,
+            on_device=self._kept(keys, decoded, depth, answers) if has_K.all() else {},
         )
         prediction = split_cameras(prediction, frames, rows)
         encoded = [self._encoded[frame.key] for frame in window.frames]
@@ -193,6 +200,18 @@ class VggtPredictor:
         if not descriptors:
             return prediction
         return dataclasses.replace(prediction, descriptors=np.stack(descriptors), patches=np.stack(patches))
+
+    def _kept(
+        self, keys: list[tuple[int, int]], decoded: list[int], host: np.ndarray, answers: Sequence[torch.Tensor]
+    ) -> dict[int, DeviceFrame]:
+        """The decoded frames on the device, by their row; none where a mask has changed what the host holds."""
+        _, depth, confidence = answers
+        encoded = [self._encoded[keys[i]] for i in decoded]
+        return {
+            i: DeviceFrame(one_depth.float(), one_confidence.float(), one.on_device, host)
+            for i, one, one_depth, one_confidence in zip(decoded, encoded, depth, confidence, strict=True)
+            if one.on_device is not None and one.seen is None
+        }
 
     def plan(self, window: WindowConfig) -> Plan | None:
         """What fits into the memory that is free now, and see pictures that way; None where the network cannot say."""
@@ -264,9 +283,13 @@ class VggtPredictor:
         self, resized: dict[tuple[int, int], ModelImage], seen: dict[tuple[int, int], np.ndarray | None]
     ) -> None:
         if resized:
-            tokens = self.network.encode(stack_pixels(list(resized.values())))
-            for (key, image), row in zip(resized.items(), tokens, strict=True):
-                self._encoded[key] = Encoded(image, row, seen[key], *self._describe(image, row))
+            pixels = stack_pixels(list(resized.values()))
+            if self.makes_clouds:
+                pixels = to_device(pixels, self.network.device)
+            tokens = self.network.encode(pixels)
+            for (key, image), row, own in zip(resized.items(), tokens, pixels, strict=True):
+                kept = own if self.makes_clouds else None
+                self._encoded[key] = Encoded(image, row, seen[key], *self._describe(image, row), kept)
 
     def _describe(self, image: ModelImage, tokens: torch.Tensor) -> tuple[np.ndarray | None, np.ndarray | None]:
         if not self.config.loop.closure:

@@ -11,6 +11,7 @@ import numpy as np
 
 from vggt_ros.core.config import CloudConfig, Config
 from vggt_ros.core.covariance import LOST, Drift, FrameCovariance, Uncertainty
+from vggt_ros.core.device_frame import Bounds, DeviceFrame
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, move_points, unproject_pixels
 from vggt_ros.core.loops.loop_report import LoopReport
 from vggt_ros.core.metric.scale_report import ScaleReport
@@ -21,7 +22,7 @@ from vggt_ros.core.stage_clock import StageTimes
 from vggt_ros.core.trail import Trail
 from vggt_ros.core.voxels import VoxelMap
 
-__all__ = ['Map', 'PlacedFrame', 'Placement', 'Seam', 'SeamStatus', 'Submap', 'Update', 'validity']
+__all__ = ['Map', 'PlacedFrame', 'Placement', 'Seam', 'SeamStatus', 'Submap', 'Update', 'trusted', 'validity']
 
 VOXEL_SLACK = 0.1  # of a voxel's edge: how far it may be off while the scale moves, before all are sorted anew
 PERCENTILE_STRIDE = 4  # every 4th row and column of the confidences: 1 part in 500 off, a tenth of the time
@@ -60,6 +61,7 @@ class PlacedFrame:
         views: what the rig's other cameras saw at that moment, by rising camera.
         step_covariance: [6, 6] of the way there from the frame before, likewise; LOST where that is not known.
         odometry_covariance: [6, 6] of the pose as odometry has it, which no loop corrects; None where that is the same.
+        on_device: what the network's device still holds of it, for clouds; None on a processor.
     """
 
     stamp_ns: int
@@ -74,6 +76,7 @@ class PlacedFrame:
     views: tuple[PlacedFrame, ...] = ()
     step_covariance: np.ndarray = field(default_factory=LOST.copy)
     odometry_covariance: np.ndarray | None = None
+    on_device: DeviceFrame | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,10 +165,12 @@ class Map:
         map_from_cams = self._map_from_cams(submap)
         covariances = self._covariances(submap, map_from_cams)
         metres_per_window_unit = self.metres_per_unit * submap.placement.map_from_window.scale
-        is_valid = validity(prediction, metres_per_window_unit, self.config.cloud, submap.shared)
+        bounds = trusted(prediction, metres_per_window_unit, self.config.cloud)
+        new = range(submap.shared, len(prediction.stamps_ns))
+        is_valid = validity(prediction, bounds, submap.shared)
         frames = tuple(
-            self._place(submap, i, map_from_cams[i], covariances[i - submap.shared], is_valid[i - submap.shared])
-            for i in range(submap.shared, len(prediction.stamps_ns))
+            self._place(submap, i, map_from_cams[i], covariance, is_known, bounds)
+            for i, covariance, is_known in zip(new, covariances, is_valid, strict=True)
         )
         frames = _with_views(frames, submap, self.config.cloud, metres_per_window_unit)
         for frame in self._lasting(frames, submap):
@@ -181,6 +186,8 @@ class Map:
             metric=False,
         )
         self._windows += 1
+        if prediction.on_device:  # the map remembers more windows than a device has room for
+            submap = dataclasses.replace(submap, prediction=dataclasses.replace(prediction, on_device={}))
         self.submaps.append(submap)
         if prediction.is_posed.any():
             self.latest = submap
@@ -299,17 +306,26 @@ class Map:
         return self._uncertainty.place(submap, self.latest, map_from_cams)
 
     def _place(
-        self, submap: Submap, i: int, map_from_cam: np.ndarray, covariance: FrameCovariance, is_valid: np.ndarray
+        self,
+        submap: Submap,
+        i: int,
+        map_from_cam: np.ndarray,
+        covariance: FrameCovariance,
+        is_valid: np.ndarray,
+        bounds: Bounds,
     ) -> PlacedFrame:
-        prediction, scale = submap.prediction, np.float32(submap.placement.map_from_window.scale)
+        prediction, scale = submap.prediction, submap.placement.map_from_window.scale
+        depth = np.where(is_valid, prediction.depth[i] * np.float32(scale), np.float32('nan'))
+        on_device = prediction.device_frame(i) if prediction.is_posed[i] else None
         return PlacedFrame(
             stamp_ns=prediction.stamps_ns[i],
             frame_id=prediction.frame_ids[i],
             image=prediction.image[i],
-            depth=np.where(is_valid, prediction.depth[i] * scale, np.float32('nan')),
+            depth=depth,
             confidence=prediction.confidence[i],
             K=prediction.K[i],
             map_from_cam=map_from_cam,
+            on_device=None if on_device is None else on_device.placed(scale, depth, bounds),
             covariance=covariance.pose,
             step_covariance=covariance.step,
             odometry_covariance=covariance.odometry,
@@ -345,24 +361,28 @@ def _moved(submap: Submap, map_from_windows: Mapping[int, Sim3]) -> Submap:
     return dataclasses.replace(submap, placement=placement)
 
 
-def validity(prediction: Prediction, scale: float, config: CloudConfig, start: int = 0) -> np.ndarray:
-    """[S - start, h, w] whether a depth is to be trusted: by confidence and range in metres, in a frame with a pose.
+def trusted(prediction: Prediction, scale: float, config: CloudConfig) -> Bounds:
+    """Which depths of a window are to be trusted, by confidence and range, in its units.
 
     Args:
         prediction: a window.
         scale: metres per window unit, as far as metres are known.
         config: thresholds; the percentile is over the decoded pixels of this window.
-        start: frames before this one are not asked for.
     """
     sampled = prediction.confidence[:, ::PERCENTILE_STRIDE, ::PERCENTILE_STRIDE]
     sampled = sampled[np.isfinite(sampled)]
     least = np.percentile(sampled, config.confidence_percentile) if sampled.size else 0.0
     farthest = config.max_depth if config.max_depth > 0 else np.inf
+    return Bounds(float(max(least, config.confidence_threshold)), config.min_depth / scale, farthest / scale)
+
+
+def validity(prediction: Prediction, bounds: Bounds, start: int = 0) -> np.ndarray:
+    """[S - start, h, w] whether a depth is to be trusted, in a frame with a pose; frames before start are not asked."""
     depth = prediction.depth[start:]
-    is_valid = prediction.confidence[start:] >= max(least, config.confidence_threshold)
+    is_valid = prediction.confidence[start:] >= bounds.confidence
     is_valid &= prediction.is_posed[start:, None, None]
     # NaN compares false: unknown stays unknown
-    return is_valid & (depth > 0) & (depth >= config.min_depth / scale) & (depth < farthest / scale)
+    return is_valid & (depth > 0) & (depth >= bounds.nearest) & (depth < bounds.farthest)
 
 
 def _with_views(
@@ -373,7 +393,7 @@ def _with_views(
     views: dict[int, list[PlacedFrame]] = {}
     for view in main.views:
         seen = view.prediction
-        is_valid = validity(seen, metres_per_window_unit, config)
+        is_valid = validity(seen, trusted(seen, metres_per_window_unit, config))
         map_from_cams = map_from_window.transform_pose(seen.window_from_cam)
         for i, row in enumerate(view.rows):
             if row < submap.shared:

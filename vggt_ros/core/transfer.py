@@ -1,4 +1,4 @@
-"""What the network answers, from its device to the host in one copy."""
+"""Pictures to the device of the network, and what it answers to the host in one copy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On a device; to a GPU by way of pinned memory, and the call does not wait."""
+    if device.type == 'cuda' and tensor.device.type == 'cpu':
+        tensor = tensor.pin_memory()  # only from there is a copy beside other work
+    return tensor.to(device, non_blocking=True)
 
 
 def to_host(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:

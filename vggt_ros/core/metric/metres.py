@@ -141,10 +141,16 @@ class Metres:
     def _convert_frame(self, frame: PlacedFrame, report: ScaleReport) -> PlacedFrame:
         scale = self.output_from_map.scale
         map_from_cam = self.output_from_map.transform_pose(frame.map_from_cam)
+        depth, on_device = frame.depth, frame.on_device
+        if scale != 1:
+            depth = depth * np.float32(scale)
+            on_device = on_device and on_device.of(frame.depth)
+            on_device = on_device and on_device.placed(scale, depth)
         way, odometry = scale * (frame.map_from_cam[:3, 3] - self._start), frame.odometry_covariance
         return dataclasses.replace(
             frame,
-            depth=frame.depth * np.float32(scale) if scale != 1 else frame.depth,
+            depth=depth,
+            on_device=on_device,
             map_from_cam=map_from_cam,
             views=tuple(self._convert_frame(view, report) for view in frame.views),
             covariance=_convert_covariance(frame.covariance, scale, way, report),
