@@ -84,12 +84,12 @@ class Listener:
         """Stamp -> steady seconds of the last message, for the stamps all of whose topics have come."""
         return {stamp: max(got.values()) for stamp, got in self.arrivals.items() if expected <= got.keys()}
 
-    def outside_network_ms(self) -> float:
+    def stages_ms(self) -> dict[str, float]:
         """Of the node's worker, a published frame, between the first and the last diagnostics."""
         first, last = self.stages[0], self.stages[-1]
         spent = {stage: last[stage] - first.get(stage, 0.0) for stage in last}
         published = spent.pop('published')
-        return 1e3 * sum(seconds for stage, seconds in spent.items() if stage not in NETWORK) / published
+        return {stage: 1e3 * seconds / published for stage, seconds in spent.items()}
 
     def _listen(self, node: Any, topic: Topic) -> Any:
         from rclpy.qos import QoSProfile
@@ -151,6 +151,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     done = listener.complete(expected)
     latencies = sorted((done[stamp] - at) * 1e3 for stamp, at in counted.items() if stamp in done)
     rclpy.shutdown()
+    stages = listener.stages_ms()
     return {
         'images': len(counted),
         'topics': len(expected),
@@ -160,7 +161,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         'cpu_percent': shares['node'],
         'cpu_percent_here': shares['here'],
         'cpu_ms_per_image': shares['node'] / 100 * seconds / len(sent) * 1e3,
-        'outside_network_ms': listener.outside_network_ms(),
+        'outside_network_ms': sum(ms for stage, ms in stages.items() if stage not in NETWORK),
+        'stages_ms': stages,
         'usual_ms_per_image': usual_ms(arguments),
         'size': [arguments.width, arguments.height],
         'machine': cpu_name(),
@@ -294,7 +296,8 @@ def main() -> None:
         f'| {result["images"]} | {latency["p50"]:.1f} | {latency["p95"]:.1f} | {latency["max"]:.1f} | '
         f'{result["frames_lost"]} | {result["cpu_percent"]:.0f} % | {result["cpu_percent_here"]:.0f} % | '
         f'{result["cpu_ms_per_image"]:.1f} | {result["outside_network_ms"]:.1f} | '
-        f'{result["usual_ms_per_image"]:.0f} |'
+        f'{result["usual_ms_per_image"]:.0f} |\n\nmilliseconds an image of the worker, by stage: '
+        + ', '.join(f'{stage} {ms:.2f}' for stage, ms in result['stages_ms'].items())
     )
 
 

@@ -17,7 +17,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import ConfigError, GaveUpError
-from vggt_ros.core.memory import keep_freed_memory
+from vggt_ros.core.memory import keep_freed_memory, leave_loaded_alone
 from vggt_ros.core.predictor import Predictor, load_network, make_predictor
 from vggt_ros.core.shared_network import SharedNetwork
 from vggt_ros.dds import make_room_for_images
@@ -177,6 +177,7 @@ def main(args: list[str] | None = None) -> int:
         print(f'fleet: {error}', file=sys.stderr)
         rclpy.try_shutdown()
         return 1
+    leave_loaded_alone()
     for robot in robots:
         robot.begin()
     try:

@@ -23,7 +23,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from vggt_ros.core.config import Config, settings
 from vggt_ros.core.errors import ConfigError, GaveUpError
-from vggt_ros.core.memory import keep_freed_memory
+from vggt_ros.core.memory import keep_freed_memory, leave_loaded_alone
 from vggt_ros.core.metric.evidence import Evidence
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import Predictor, make_predictor
@@ -192,10 +192,11 @@ class VggtNode(LifecycleNode):
         self._configured.callback(self._outputs.destroy)
         self._tf_watch = TfWatch(self, self._outputs.sent, lambda: self._settings.config.frames.published_children)
         self._configured.callback(self._tf_watch.destroy)
-        again = self.create_timer(
+        self._again = self.create_timer(
             1 / config.frames.tf_rate, self._correct_odometry, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
-        self._configured.callback(self.destroy_timer, again)
+        self._configured.callback(self.destroy_timer, self._again)
+        self._rest_timer(config)
         self._scene = Scene(config)
         self._saves = SaveServices(self, config.save, self._ask_snapshot)
         self._configured.callback(self._saves.destroy)
@@ -363,6 +364,7 @@ class VggtNode(LifecycleNode):
         assert self._worker is not None
         assert self._pipeline is not None
         worker, pipeline = self._worker, self._pipeline
+        self._rest_timer(self._settings.config)
         silence = self._describe_silence()
         if silence:
             self._throttle(log.warning, 'silence', silence)
@@ -435,6 +437,12 @@ class VggtNode(LifecycleNode):
         self._is_on_trial, self._is_restart_due = True, False
         start(self)
 
+    def _rest_timer(self, config: Config) -> None:
+        """The timer of map -> odom wakes the executor only where it has something to send."""
+        is_needed = config.frames.publish_map_to_odom_tf and not config.frames.publish_odom_to_base_tf
+        if is_needed == self._again.is_canceled():
+            (self._again.reset if is_needed else self._again.cancel)()
+
     def _correct_odometry(self) -> None:
         if self._outputs is not None and self._worker is not None:
             self._outputs.correct_odometry(self._settings.config)
@@ -493,6 +501,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         initialise(args)
         node = VggtNode()
+        leave_loaded_alone()  # not the network: that goes with cleanup
         if node.autostart and not start(node):
             code = 1 if rclpy.ok() else 0
             return code

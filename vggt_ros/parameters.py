@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import rclpy
@@ -68,15 +68,17 @@ class Parameters:
         self._names = tuple(one.name for one in self._settings)
         for one in self._settings:
             self._declare(one)
+        self._dynamic = tuple(one.name for one in self._settings if one.dynamic)  # the others are read-only
         self._last = self._check(())
+        self._known = self._values(self._dynamic)
         node.add_on_set_parameters_callback(self._on_set)
 
     @property
     def config(self) -> Config:
         """All settings as they stand now."""
-        values = self._values()
-        if values != self._last.values():
-            self._last = Config().with_values(values)
+        values = self._values(self._dynamic)
+        if values != self._known:
+            self._last, self._known = self._last.with_values(values), values
         return self._last
 
     def _declare(self, one: Setting) -> None:
@@ -88,14 +90,14 @@ class Parameters:
         except InvalidParameterValueException as error:
             raise ConfigError(f'parameter {error}') from error
 
-    def _values(self) -> dict[str, bool | int | float | str]:
+    def _values(self, names: Sequence[str]) -> dict[str, bool | int | float | str]:
         try:
-            return {parameter.name: parameter.value for parameter in self._node.get_parameters(list(self._names))}
+            return {parameter.name: parameter.value for parameter in self._node.get_parameters(list(names))}
         except ParameterUninitializedException as error:  # it stands in the file without one
             raise ConfigError(f'a parameter has no value: {error}; give it one, or leave it out') from error
 
     def _check(self, changes: Iterable[Parameter]) -> Config:
-        values = self._values()
+        values = self._values(self._names)
         values.update({change.name: change.value for change in changes if change.name in values})
         return Config().with_values(values)
 

@@ -22,6 +22,26 @@ for _ in range(20):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+LOADED = """
+import gc, time, weakref
+class Thing: pass
+loaded = [Thing() for _ in range(300_000)]
+def collect():
+    start = time.thread_time()
+    gc.collect()
+    return time.thread_time() - start
+collect()
+before = min(collect() for _ in range(3))
+from vggt_ros.core.memory import leave_loaded_alone
+leave_loaded_alone()
+after = min(collect() for _ in range(3))
+ring = Thing()
+ring.self, watched = ring, weakref.ref(ring)
+del ring
+gc.collect()
+print(after < before / 4, watched() is None)
+"""
+
 
 def page_faults(how: str) -> int:
     done = subprocess.run([sys.executable, '-c', ALLOCATE, how], capture_output=True, text=True, timeout=60)
@@ -34,3 +54,8 @@ def test_images_are_not_paged_in_anew() -> None:
     paged, kept = page_faults('default'), page_faults('keep')
     assert kept < 300  # one image is 300 pages; 120 were allocated
     assert paged > 10 * kept or paged < 300  # a malloc that keeps memory of its own accord is no fault
+
+
+def test_a_full_collection_passes_over_what_was_loaded_and_finds_what_came_later() -> None:
+    done = subprocess.run([sys.executable, '-c', LOADED], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ['True', 'True'], done.stderr

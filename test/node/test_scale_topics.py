@@ -316,3 +316,5 @@ def test_map_to_odom_is_sent_again_and_again_dated_ahead(robot: Robot, make_node
     count = len(corrections())
     time.sleep(0.3)
     assert len(corrections()) == count
+    node.set_parameters([Parameter('publish_map_to_odom_tf', value=True)])
+    robot.wait_until(lambda: len(corrections()) > count + 1, 'corrections again')

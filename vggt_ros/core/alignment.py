@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -129,27 +129,32 @@ def sample_matches(
 ) -> Matches:
     """At most max_points pixels of the shared frames, on a regular grid, where both windows know the depth."""
     known = [_is_depth(before.depth[i]) & _is_depth(prediction.depth[j]) for i, j in pairs]
-    total = sum(map(np.count_nonzero, known))
-    step = max(1, int(math.sqrt(total / max_points)))
-    if total == 0:
+    counts = [np.count_nonzero(mask) for mask in known]
+    if not sum(counts):
         return Matches(*(np.zeros((0, 3)),) * 2, *(np.zeros(0),) * 4)
-    start = step // 2
-    pair, v, u = np.nonzero(np.stack([mask[start::step, start::step] for mask in known]))
-    if len(pair) > max_points:
-        keep = np.linspace(0, len(pair) - 1, max_points).astype(int)
-        pair, v, u = pair[keep], v[keep], u[keep]
-    v, u = v * step + start, u * step + start
-    i, j = np.array(pairs)[pair].T
-    z_before, z = before.depth[i, v, u].astype(np.float64), prediction.depth[j, v, u].astype(np.float64)
-    confidence = np.minimum(before.confidence[i, v, u], prediction.confidence[j, v, u]).astype(np.float64)
-    return Matches(
-        x=move_points(prediction.window_from_cam[j], unproject_pixels(u, v, z, prediction.K[j])),
-        y=move_points(before.window_from_cam[i], unproject_pixels(u, v, z_before, before.K[i])),
-        depth=z_before,
-        log_ratio=np.log(z_before / z),
-        weight=confidence,
-        pair=pair,
-    )
+    step = max(1, int(math.sqrt(sum(counts) / max_points)))
+    grid = (slice(step // 2, None, step),) * 2
+    known = [mask[grid] for mask in known]
+    counts = [np.count_nonzero(mask) for mask in known]
+    total = sum(counts)
+    kept = np.linspace(0, total - 1, max_points).astype(int) if total > max_points else np.arange(total)
+    parts, end = [], 0
+    for number, ((i, j), mask) in enumerate(zip(pairs, known, strict=True)):
+        begin, end = end, end + counts[number]
+        pixels = np.flatnonzero(mask)[kept[np.searchsorted(kept, begin) : np.searchsorted(kept, end)] - begin]
+        v, u = (axis * step + step // 2 for axis in np.divmod(pixels, mask.shape[1]))
+        maps = before.depth[i], prediction.depth[j], before.confidence[i], prediction.confidence[j]
+        z_before, z, trust_before, trust = (one[grid].ravel()[pixels].astype(np.float64) for one in maps)
+        part = Matches(
+            x=move_points(prediction.window_from_cam[j], unproject_pixels(u, v, z, prediction.K[j])),
+            y=move_points(before.window_from_cam[i], unproject_pixels(u, v, z_before, before.K[i])),
+            depth=z_before,
+            log_ratio=np.log(z_before / z),
+            weight=np.minimum(trust_before, trust),
+            pair=np.full(len(pixels), number),
+        )
+        parts.append(part)
+    return Matches(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Matches)))
 
 
 def _is_depth(depth: np.ndarray) -> np.ndarray:

@@ -286,7 +286,7 @@ class Uncertainty:
     def joint_deviations(self, submap: Submap) -> np.ndarray | None:
         """[7] of the joint of a window just placed: shift (map units), turn, log of the scale; None of a first one."""
         status = submap.placement.seam.status
-        depth = _median_depth(submap.prediction) * submap.placement.map_from_window.scale
+        depth = submap.prediction.median_depth * submap.placement.map_from_window.scale
         if self._drift is None or status is SeamStatus.FIRST:
             return None
         if self._drift.joint is None or status is SeamStatus.HELD:
@@ -340,7 +340,7 @@ class Uncertainty:
             return Drift(map_from_cams[0, :3, 3], np.zeros((7, 7)), _own(extent)), np.zeros((7, 7))
         joint = measure_joint(submap, before, extent, self._depth_frames)
         status = submap.placement.seam.status
-        depth = _median_depth(submap.prediction) * submap.placement.map_from_window.scale
+        depth = submap.prediction.median_depth * submap.placement.map_from_window.scale
         if joint is None or status is SeamStatus.HELD:
             drift, seam = self._drift.at(map_from_cams[submap.prediction.is_posed][0, :3, 3]), held(depth)
             return replace(drift, fixed=drift.fixed + seam, joint=None), seam
@@ -472,14 +472,8 @@ def _extent(map_from_cams: np.ndarray, submap: Submap) -> float:
     """How far apart the cameras of a window stand, map units, with something for those that stand still."""
     centres = map_from_cams[:, :3, 3]
     apart = float(np.linalg.norm(centres[:, None] - centres, axis=-1).max())
-    depth = _median_depth(submap.prediction) * submap.placement.map_from_window.scale
+    depth = submap.prediction.median_depth * submap.placement.map_from_window.scale
     return math.hypot(apart, STANDING_EXTENT * depth)
-
-
-def _median_depth(prediction: Prediction) -> float:
-    sampled = prediction.depth[:, ::8, ::8]
-    sampled = sampled[np.isfinite(sampled)]
-    return float(np.median(sampled)) if sampled.size else 1.0
 
 
 def _own(extent: float) -> np.ndarray:

@@ -27,13 +27,18 @@ class StageClock:
     """Seconds of one window by stage."""
 
     def __init__(self) -> None:
-        self.times = StageTimes()
+        self._spent = dict.fromkeys((stage.name for stage in dataclasses.fields(StageTimes)), 0.0)
         self._since = time.perf_counter()
 
     @property
     def total_s(self) -> float:
         """Seconds of all stages."""
-        return float(sum(dataclasses.astuple(self.times)))
+        return sum(self._spent.values())
+
+    @property
+    def times(self) -> StageTimes:
+        """What was counted so far."""
+        return StageTimes(**self._spent)
 
     def resume(self) -> None:
         """Begin to count anew; what was counted stays."""
@@ -63,4 +68,4 @@ class StageClock:
         self._since = now
 
     def _add(self, stage: str, seconds: float) -> None:
-        self.times = dataclasses.replace(self.times, **{stage: getattr(self.times, stage) + seconds})
+        self._spent[stage] += seconds
