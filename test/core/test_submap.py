@@ -173,15 +173,16 @@ def test_the_range_of_depth_is_in_metres_and_its_far_end_is_out():
     prediction = submap_of(count=1, depth=np.array([[[1.0, 1.5, 2.0, 0.0, -1.0, np.nan]]], np.float32)).prediction
     prediction = dataclasses.replace(prediction, confidence=np.ones((1, 1, 6), np.float32))
     ranges = {'min_depth': 3.0, 'max_depth': 4.0, 'confidence_threshold': 1.0}  # of 2 m a unit: 1.5 to 2
-    is_valid = validity(prediction, 2.0, config_of(**ranges).cloud)
+    is_valid = validity(prediction, trusted(prediction, 2.0, config_of(**ranges).cloud))
     assert is_valid.tolist() == [[[False, True, False, False, False, False]]]
-    boundless = validity(prediction, 2.0, config_of(min_depth=0.0, max_depth=0.0).cloud)
+    boundless = validity(prediction, trusted(prediction, 2.0, config_of(min_depth=0.0, max_depth=0.0).cloud))
     assert boundless.tolist() == [[[True, True, True, False, False, False]]]
 
 
 def test_a_frame_whose_confidence_is_unknown_has_no_depth():
     confidence = np.full((2, scene.HEIGHT, scene.WIDTH), np.nan, np.float32)
-    assert not validity(submap_of(count=2, confidence=confidence).prediction, 1.0, config_of().cloud).any()
+    prediction = submap_of(count=2, confidence=confidence).prediction
+    assert not validity(prediction, trusted(prediction, 1.0, config_of().cloud)).any()
     assert not np.isfinite(Map(config_of()).insert(submap_of(count=2, confidence=confidence)).frames[0].depth).any()
 
 
