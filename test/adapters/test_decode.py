@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import cv2
@@ -20,6 +21,7 @@ from vggt_ros.decode import (
     decode_image,
     is_depth,
     is_distorted,
+    lens_of,
 )
 from vggt_ros.messages import MessageTypes, bag_messages
 from vggt_ros.recorded.bag import convert_image
@@ -338,3 +340,46 @@ def test_a_png_of_which_a_chunk_claims_gigabytes_is_refused_before_they_are_take
     monkeypatch.setattr(cv2, 'imdecode', lambda *_: pytest.fail('OpenCV was asked'))
     with pytest.raises(EncodingError, match='no whole'):
         decode_compressed(compressed_message(TYPES, bytes(data)))
+
+
+@pytest.mark.parametrize('place, value', [(0, 0.0), (0, -500.0), (4, 0.0), (4, -510.0), (1, 3.0)])
+def test_a_matrix_with_a_focal_length_of_nothing_or_of_skew_is_told(place: int, value: float):
+    k = K.ravel().copy()
+    k[place] = value
+    found = camera_matrix(info_message(TYPES, k.reshape(3, 3), (480, 640)), (480, 640))
+    assert (found is None) == (place != 1)  # skew is a pinhole's
+
+
+def test_a_calibration_without_a_size_is_that_of_the_binned_sensor():
+    expected = [[250.0, 0, 159.5], [0, 127.5, 59.5], [0, 0, 1]]
+    np.testing.assert_allclose(camera_matrix(info_message(TYPES, K, (0, 0), binning=(2, 4)), (120, 320)), expected)
+    np.testing.assert_allclose(camera_matrix(info_message(TYPES, K, (0, 0)), (480, 640)), K)
+
+
+@pytest.mark.parametrize(
+    'R, expected',
+    [
+        (np.zeros((3, 3)), np.eye(3)),
+        (1.1 * np.eye(3), np.eye(3)),
+        ([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]], [[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]),
+    ],
+)
+def test_a_rectifying_turn_that_is_none_is_left_out(R, expected):
+    info = info_message(TYPES, K, (480, 640), d=(0.1, 0, 0, 0, 0))
+    lens = lens_of(dataclasses.replace(info, r=np.asarray(R).reshape(9)), (480, 640))
+    assert lens is not None
+    np.testing.assert_array_equal(lens.R, expected)
+
+
+def test_a_converter_is_given_a_whole_message_with_packed_rows():
+    message = image_message(TYPES, np.zeros((4, 16), np.uint8), 'yuyv', size=(4, 6), step=16)
+    given = []
+
+    def convert(packed):
+        given.append(packed)
+        return np.zeros((4, 6, 3), np.uint8)
+
+    decode_image(message, convert)
+    (packed,) = given
+    assert (packed.header, packed.height, packed.width, packed.encoding) == (message.header, 4, 6, 'yuyv')
+    assert (packed.step, packed.is_bigendian, len(packed.data)) == (12, message.is_bigendian, 48)

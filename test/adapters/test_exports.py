@@ -63,6 +63,7 @@ def test_a_pcd_is_read_back_with_its_note():
 def test_a_scene_has_cloud_cameras_and_path_in_the_axes_of_gltf():
     scene = trimesh.load(io.BytesIO(glb_scene(XYZ, RGB, poses(3), (0.5, 0.4), 'a note')), file_type='glb')
     assert set(scene.geometry) == {'cloud', 'cameras', 'path'}
+    assert set(scene.graph.nodes_geometry) == {'cloud', 'cameras', 'path'}  # what a viewer lists
     place, name = scene.graph['cloud']
     seen = trimesh.transform_points(scene.geometry[name].vertices, place)
     np.testing.assert_allclose(seen, XYZ @ GLTF_FROM_MAP[:3, :3].T, atol=1e-6)

@@ -40,6 +40,9 @@ def test_a_slanted_wall_stays_flat():
     assert result.image is IMAGE
     np.testing.assert_allclose(result.K, K_SOURCE, atol=1e-9)
     assert result.confidence.shape == result.depth.shape == (302, 400)
+    # of the network's own pixels, none in between: depth + 1 of 84x112, and unknown
+    assert len(np.unique(result.confidence[known])) <= 84 * 112
+    assert np.abs(result.confidence - result.depth - 1)[inner].max() > 1e-3
 
 
 def test_no_point_floats_between_near_and_far():
@@ -53,8 +56,8 @@ def test_no_point_floats_between_near_and_far():
 
 @pytest.mark.parametrize('step, is_one_surface', [(0.015, True), (0.1, False)])
 def test_a_step_in_depth_is_a_slope_below_two_percent_and_an_edge_above(step, is_one_surface):
-    result, _ = upsampled(lambda x, _: np.where(x < 0.013, 1.0, 1.0 + step))
-    known = result.depth[np.isfinite(result.depth)]
+    result, _ = upsampled(lambda x, _: np.where(x < 0.013, 4.0, 4.0 + 4.0 * step))
+    known = result.depth[np.isfinite(result.depth)] / 4
     floats = (known > 1 + step / 4) & (known < 1 + step * 3 / 4)  # the wall in between
     assert floats.any() == is_one_surface
 

@@ -81,6 +81,15 @@ def test_larger_windows_keep_what_waits_and_what_is_shared():
     assert (stamps_of(window), window.shared) == ([5, 6, 7, 8, 9, 10], 3)
 
 
+def test_windows_of_one_frame_share_nothing_with_longer_ones_before():
+    buffer = WindowBuffer(WindowConfig(size=4, stride=2))
+    frames = [Frame(i, np.zeros((1, 1, 3), np.uint8), 'camera') for i in range(5)]
+    assert [buffer.add(frame) is None for frame in frames[:4]] == [True, True, True, False]
+    buffer.resize(WindowConfig(size=1, stride=1))
+    window = buffer.add(frames[4])
+    assert (stamps_of(window), window.shared) == ([4], 0)
+
+
 def test_of_a_first_window_that_came_to_nothing_all_is_new():
     buffer = WindowBuffer(WindowConfig(size=4, stride=2))
     frames = [Frame(i, np.zeros((1, 1, 3), np.uint8), 'camera') for i in range(6)]
