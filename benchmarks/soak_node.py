@@ -4,7 +4,7 @@
     python -m benchmarks.soak_node --seconds 3600 --model nano --rate 7.5     # nano, at a rate it keeps up with
 
 Method: this process publishes the frames of the shipped clip, there and back, with stamps of now; the node runs in a
-second one. Every few seconds its resident memory, threads, open files and processor time are read from /proc, and the
+second one. Every few seconds its memory, threads, open files and processor time are read from /proc, and the
 latency, from the publication of an image to its depth image here, is summed up for the images since. What the node
 remembers is bounded; the bounds are set low, so that they are reached in the first third, which counts as warming up.
 Slopes are fitted to the rest; their error takes into account that one sample resembles the next (the residuals are an
@@ -47,7 +47,7 @@ BOUNDS: dict[str, object] = {
     'loop_max_places': 50,
     'loop_max_windows': 200,
 }
-FIGURES = ('memory_mb', 'threads', 'files', 'subscriptions', 'p50_ms', 'p95_ms')
+FIGURES = ('memory_mb', 'private_mb', 'threads', 'files', 'subscriptions', 'p50_ms', 'p95_ms')
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Sample:
     Args:
         at_s: since the first image.
         memory_mb: resident.
+        private_mb: of that what the process allocated; files that are mapped come and go with the memory of others.
         threads, files: of the process.
         subscriptions: that others see of it.
         processor_s: it has taken so far.
@@ -67,6 +68,7 @@ class Sample:
 
     at_s: float
     memory_mb: float
+    private_mb: float
     threads: int
     files: int
     subscriptions: int
@@ -210,6 +212,7 @@ def _sample(pid: int, at_s: float, subscriptions: int, images: int, latencies: l
     return Sample(
         at_s=at_s,
         memory_mb=int(status.split('VmRSS:')[1].split()[0]) / 1024,
+        private_mb=int(status.split('RssAnon:')[1].split()[0]) / 1024,
         threads=int(status.split('Threads:')[1].split()[0]),
         files=len(os.listdir(f'/proc/{pid}/fd')),
         subscriptions=subscriptions,

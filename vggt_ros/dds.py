@@ -31,13 +31,8 @@ def make_room_for_images() -> None:
     """
     if any(name in os.environ for name in VARIABLES) or not SHARED_MEMORY.is_dir():
         return
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if free < ROOM_BYTES:
-        log.warning(
-            '%s has %d MB free: large messages may be lost; docker run needs --ipc=host', SHARED_MEMORY, free >> 20
-        )
-        return
-    os.environ.update(_profile('large_messages.xml'))
+    if _has_room('large messages may be lost'):
+        os.environ.update(_profile('large_messages.xml'))
 
 
 def stay_on_this_machine(domain_id: int) -> dict[str, str]:
@@ -46,6 +41,8 @@ def stay_on_this_machine(domain_id: int) -> dict[str, str]:
     Args:
         domain_id: 0 to 101, see DOMAINS.
     """
+    # Fast DDS then says that it fails to create a segment, and sends by UDP on loopback what fits into no memory.
+    _has_room('messages go by UDP, which is slower')
     return {'ROS_DOMAIN_ID': str(domain_id), **this_distro().stay_local, **_profile('loopback.xml')}
 
 
@@ -76,6 +73,15 @@ def _can_bind(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _has_room(consequence: str) -> bool:
+    """Whether the segments fit into shared memory, and a warning where they do not."""
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
+    if free < ROOM_BYTES:
+        text = '%s has %d MB free, segments need %d: %s; empty it, or give a container more (docker run --ipc=host)'
+        log.warning(text, SHARED_MEMORY, free >> 20, ROOM_BYTES >> 20, consequence)
+    return free >= ROOM_BYTES
 
 
 def _profile(name: str) -> dict[str, str]:

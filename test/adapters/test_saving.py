@@ -8,8 +8,11 @@ import errno
 import io
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pycolmap
@@ -22,7 +25,7 @@ from vggt_ros.core.config import SAVE_FORMATS, Config
 from vggt_ros.core.errors import ConfigError, OutputError
 from vggt_ros.core.geometry import Sim3
 from vggt_ros.core.submap import Update
-from vggt_ros.results.saving import explain, save_directory, write_folder
+from vggt_ros.results.saving import explain, new_name, save_directory, write_folder
 from vggt_ros.results.scene import Scene, scene_files
 
 
@@ -123,6 +126,29 @@ def test_a_name_that_is_taken_gets_a_number(tmp_path: Path):
     names = [write_folder(tmp_path, 'map', files).name for _ in range(3)]
     assert names == ['map', 'map_2', 'map_3']
     assert (tmp_path / 'map_3/a/b.txt').read_bytes() == b'x'
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next_and_nothing_else(tmp_path: Path):
+    name = new_name('map')
+    killed, alive, fresh, other = (
+        tmp_path / one
+        for one in (f'.{name}.abcdefgh', f'.{name}.alive_00', f'.{name}.justmade', '.map_of_mine.abcdefgh')
+    )
+    for folder in (killed, alive, fresh, other):
+        folder.mkdir()
+        (folder / 'cloud.ply').write_bytes(b'half')
+        if folder is not fresh:
+            os.utime(folder, (0, 0))
+    writes = ('import fcntl, os, sys\nfcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n'
+              'print("locked", flush=True)\nsys.stdin.read()')  # fmt: skip
+    with subprocess.Popen([sys.executable, '-c', writes, str(alive)], stdin=PIPE, stdout=PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b'locked\n'
+        write_folder(tmp_path, name, {'1': lambda: b'whole'})
+        assert {path.name for path in tmp_path.iterdir()} == {name, alive.name, fresh.name, other.name}
+        process.kill()
+    write_folder(tmp_path, name, {'1': lambda: b'whole'})
+    assert {path.name for path in tmp_path.iterdir()} == {name, f'{name}_2', fresh.name, other.name}
 
 
 def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path):

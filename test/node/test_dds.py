@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
+import pytest
 import rclpy
 
+from vggt_ros import dds
 from vggt_ros.dds import DOMAINS, free_domain, participants
 
 
@@ -30,3 +34,15 @@ def test_a_free_domain_has_nobody_in_it(domain: int) -> None:
     assert free <= set(DOMAINS)
     node.destroy_node()
     rclpy.shutdown(context=context)
+
+
+def test_a_full_shared_memory_is_said_and_how_to_have_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        dds.stay_on_this_machine(3)
+        assert not caplog.records
+        monkeypatch.setattr(dds, 'ROOM_BYTES', 1 << 60)
+        assert dds.stay_on_this_machine(3)['ROS_DOMAIN_ID'] == '3'
+    assert '/dev/shm has' in caplog.text
+    assert 'messages go by UDP, which is slower; empty it, or give a container more' in caplog.text

@@ -39,7 +39,7 @@ def test_the_slope_of_a_line_is_found_and_noise_has_none() -> None:
 
 
 def test_what_grows_is_told(samples: list[Sample]) -> None:
-    growing = [Sample(i, 100.0 + i, 3, 4, 5, i, 1, 1, 1.0, 2.0, 0.5) for i in range(60)]
+    growing = [Sample(i, 100.0 + i, 50.0, 3, 4, 5, i, 1, 1, 1.0, 2.0, 0.5) for i in range(60)]
     memory = summarise(growing)['memory_mb']
     assert memory['slope_an_hour'] == pytest.approx(3600)
     assert memory['error_95'] < 1

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from vggt_ros.core.errors import OutputError
+
+ABANDONED = re.compile(r'\.[a-z]+_\d{8}T\d{6}\.\w{8}')  # new_name, and what mkdtemp adds
+JUST_MADE_S = 60.0
 
 
 def save_directory(setting: str) -> Path:
@@ -40,6 +47,8 @@ def new_name(kind: str) -> str:
 def write_folder(parent: Path, name: str, files: Mapping[str, Callable[[], bytes]]) -> Path:
     """Write files into a new folder that gets its name when all of them are there.
 
+    What a process that was killed has left of such a folder is removed first.
+
     Args:
         parent: a folder that exists.
         name: of the new one; a number is added where it is taken.
@@ -51,9 +60,11 @@ def write_folder(parent: Path, name: str, files: Mapping[str, Callable[[], bytes
     Raises:
         OutputError: something cannot be written, for want of space for example; nothing is left of it.
     """
-    temporary = None
+    _remove_abandoned(parent)
+    temporary = lock = None
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f'.{name}.', dir=parent))
+        lock = _lock(temporary)
         for path, make in files.items():
             target = temporary / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +76,8 @@ def write_folder(parent: Path, name: str, files: Mapping[str, Callable[[], bytes
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def explain(error: Exception) -> str:
@@ -75,6 +88,31 @@ def explain(error: Exception) -> str:
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f'{os.strerror(number)}; let this user write there, or set save_directory to another folder'
     return getattr(error, 'strerror', None) or str(error)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Hidden folders of saves, over a minute old, that no process holds a lock on any more."""
+    for folder in parent.glob('.*_*T*.*'):
+        if not ABANDONED.fullmatch(folder.name) or folder.is_symlink():
+            continue
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime < JUST_MADE_S:
+                continue  # not locked yet, perhaps
+            lock = _lock(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Hold a folder as long as this process lives; None where another does, or the disk knows no locks."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(number)
+        return None
+    return number
 
 
 def _rename(temporary: Path, target: Path) -> Path:
