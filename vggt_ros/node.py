@@ -196,7 +196,7 @@ class VggtNode(LifecycleNode):
             1 / config.frames.tf_rate, self._correct_odometry, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         self._configured.callback(self.destroy_timer, self._again)
-        self._rest_timer(config)
+        self._follow(config)
         self._scene = Scene(config)
         self._saves = SaveServices(self, config.save, self._ask_snapshot)
         self._configured.callback(self._saves.destroy)
@@ -364,7 +364,7 @@ class VggtNode(LifecycleNode):
         assert self._worker is not None
         assert self._pipeline is not None
         worker, pipeline = self._worker, self._pipeline
-        self._rest_timer(self._settings.config)
+        self._follow(self._settings.config)
         silence = self._describe_silence()
         if silence:
             self._throttle(log.warning, 'silence', silence)
@@ -437,8 +437,10 @@ class VggtNode(LifecycleNode):
         self._is_on_trial, self._is_restart_due = True, False
         start(self)
 
-    def _rest_timer(self, config: Config) -> None:
-        """The timer of map -> odom wakes the executor only where it has something to send."""
+    def _follow(self, config: Config) -> None:
+        """Listen to TF, and let the timer of map -> odom wake the executor, only where the settings ask for it."""
+        if config.reads_tf and self._transforms is not None:
+            self._transforms.listen()
         is_needed = config.frames.publish_map_to_odom_tf and not config.frames.publish_odom_to_base_tf
         if is_needed == self._again.is_canceled():
             (self._again.reset if is_needed else self._again.cancel)()

@@ -68,3 +68,19 @@ def test_scale_counts_only_where_it_is_asked_for():
 def test_a_number_of_more_than_64_bits_is_refused(name, value):
     with pytest.raises(ConfigError, match=f'{name} must be a number of 64 bits'):
         Config().with_values({name: value})
+
+
+@pytest.mark.parametrize(
+    'changes, reads',
+    [
+        ({}, True),
+        ({'standalone': True}, False),
+        ({'standalone': True, 'scale_source': 'fixed'}, False),
+        ({'standalone': True, 'scale_source': 'lidar'}, True),
+        ({'standalone': True, 'gravity_source': 'imu'}, True),
+        ({'standalone': True, 'publish_odom_to_base_tf': False, 'publish_map_to_odom_tf': True}, True),
+        ({'standalone': True, 'camera_names': 'left,right'}, True),
+    ],
+)
+def test_tf_is_read_where_something_is_asked_of_it(changes: dict[str, object], reads: bool) -> None:
+    assert Config().with_values(changes).reads_tf is reads

@@ -32,14 +32,20 @@ class RobotTransforms:
     called from the worker's thread, while the executor fills the buffer.
 
     Args:
-        node: subscribes to /tf and /tf_static.
+        node: subscribes to /tf and /tf_static, from `listen` on.
     """
 
     def __init__(self, node: Node) -> None:
+        self._node = node
         self._buffer = tf2_ros.Buffer(node=node)
-        self._listener = _Listener(self._buffer, node)
+        self._listener: _Listener | None = None
         self._throttle = Throttle()
         self._stopped = threading.Event()
+
+    def listen(self) -> None:
+        """Subscribe, once: every transform of the robot wakes the executor, so not where nobody asks (reads_tf)."""
+        if self._listener is None:
+            self._listener = _Listener(self._buffer, self._node)
 
     def resume(self) -> None:
         """Wait for transforms again."""
