@@ -180,7 +180,7 @@ def fit_cameras(
     turns = in_before[:, :3, :3] @ np.swapaxes(in_window[:, :3, :3], 1, 2)
     weight = np.ones(len(pairs))
     for _ in range(ITERATIONS):
-        R = nearest_rotation(np.tensordot(weight, turns, axes=1))
+        R = nearest_rotation((weight @ turns.reshape(-1, 9)).reshape(3, 3))
         last, weight = weight, _trust(rotation_angle(np.swapaxes(turns, 1, 2) @ R), NOISE_ROTATION)
         if np.array_equal(weight, last):  # nothing would change any more
             break

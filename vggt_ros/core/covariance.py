@@ -184,7 +184,7 @@ class Drift:
 
     def covariance(self, noise: CameraNoise) -> np.ndarray:
         """[7, 7] as far as is known now."""
-        return self.fixed + np.tensordot(noise.variances, self.of_noise, axes=1)
+        return self.fixed + (noise.variances @ self.of_noise.reshape(3, 49)).reshape(7, 7)
 
     def at(self, place: np.ndarray) -> Drift:
         """With the shift meant at another place."""
@@ -356,7 +356,7 @@ class Uncertainty:
 
     def _of_noise(self, of_noise: np.ndarray) -> np.ndarray:
         """[3, 7, 7] for each unit of noise -> [7, 7]."""
-        return np.tensordot(self.noise.variances, of_noise, axes=1)
+        return (self.noise.variances @ of_noise.reshape(3, 49)).reshape(7, 7)
 
     def _step(self, here: np.ndarray, drift: Drift, seam: np.ndarray, own: np.ndarray) -> np.ndarray:
         """[7, 7] of the way from the last frame: both cameras' own errors, the seam between them, and the scale."""
@@ -482,7 +482,10 @@ def _own(extent: float) -> np.ndarray:
 
 
 def _of_noise(turn: float, shift: float, depth: float) -> np.ndarray:
-    return np.stack([_diagonal(0, turn, 0), _diagonal(shift, 0, 0), _diagonal(0, 0, depth)])
+    of_noise = np.zeros((3, 7, 7))
+    for noise, (axes, share) in enumerate(((range(3, 6), turn), (range(3), shift), (range(6, 7), depth))):
+        of_noise[noise, axes, axes] = share
+    return of_noise
 
 
 def _diagonal(shift: float, turn: float, growth: float) -> np.ndarray:
