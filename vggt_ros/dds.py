@@ -46,6 +46,11 @@ def stay_on_this_machine(domain_id: int) -> dict[str, str]:
     return {'ROS_DOMAIN_ID': str(domain_id), **this_distro().stay_local, **_profile('loopback.xml')}
 
 
+def wireless_profile() -> Path:
+    """Profile for a link that loses packets, in the words of this distribution's Fast DDS."""
+    return PROFILES / ('wireless_fast_dds_2.xml' if this_distro().fast_dds < 3 else 'wireless.xml')
+
+
 def free_domain() -> int:
     """A domain that nobody on this machine is in, so that demonstrations and tests beside each other do not meet.
 

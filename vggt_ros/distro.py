@@ -18,7 +18,7 @@ class Distro:
         python: of that release.
         numpy: major version of that release; compiled packages such as cv_bridge fit this one alone.
         rclpy: major version, by which wheels are told apart.
-        fast_dds: major version; 3 renamed the variable that names the profiles.
+        fast_dds: major version; 3 renamed the variable that names the profiles, and times in them.
         has_discovery_range: ROS_AUTOMATIC_DISCOVERY_RANGE instead of ROS_LOCALHOST_ONLY (since Iron).
         until: end of its support.
 

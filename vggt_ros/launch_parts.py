@@ -25,7 +25,7 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import ExecutableInPackage
 
 from vggt_ros.core.config import Config, Setting, settings
-from vggt_ros.dds import PROFILES
+from vggt_ros.dds import wireless_profile
 from vggt_ros.distro import this_distro
 from vggt_ros.topics import INPUTS, NODE_NAME, TOPIC, TOPICS, Topic, camera_topic, resolve
 
@@ -61,7 +61,7 @@ class Argument:
 
 
 DDS_PROFILE = Argument(
-    'dds_profile', str(PROFILES / 'wireless.xml'), 'Fast DDS profile of both ends of a link; empty leaves it as it is'
+    'dds_profile', str(wireless_profile()), 'Fast DDS profile of both ends of a link; empty leaves it as it is'
 )
 NODE_TOO = Argument('vggt', 'true', 'start our node too; false where it runs already')  # of those that start a consumer
 

@@ -1,14 +1,45 @@
-"""Domains: which are in use on this machine."""
+"""Domains: which are in use on this machine; and profiles, which Fast DDS must be able to read."""
 
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import rclpy
 
 from vggt_ros import dds
-from vggt_ros.dds import DOMAINS, free_domain, participants
+from vggt_ros.dds import DOMAINS, PROFILES, free_domain, participants, wireless_profile
+from vggt_ros.distro import this_distro
+
+NEWER = {'heartbeatPeriod': 'heartbeat_period', 'heartbeatResponseDelay': 'heartbeat_response_delay'}
+OTHER_VERSION = 'wireless.xml' if this_distro().fast_dds < 3 else 'wireless_fast_dds_2.xml'
+
+
+def errors_of(profile: Path) -> list[str]:
+    """What Fast DDS says about a profile; it goes on without what it does not understand."""
+    program = 'import rclpy; rclpy.init(); rclpy.create_node("reader").destroy_node(); rclpy.shutdown()'
+    environment = {**os.environ, this_distro().profiles_variable: str(profile)}
+    done = subprocess.run([sys.executable, '-c', program], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [line for line in (done.stdout + done.stderr).splitlines() if 'XMLPARSER' in line]
+
+
+@pytest.mark.parametrize('profile', sorted(one.name for one in PROFILES.glob('*.xml') if one.name != OTHER_VERSION))
+def test_fast_dds_understands_the_profiles_of_its_version(domain: int, profile: str) -> None:
+    assert errors_of(PROFILES / profile) == []
+
+
+def test_the_wireless_profiles_of_both_versions_say_the_same(domain: int) -> None:
+    assert wireless_profile().name != OTHER_VERSION
+    assert errors_of(PROFILES / OTHER_VERSION)  # it does tell of what it does not understand
+    older, newer = ((PROFILES / name).read_text() for name in ('wireless_fast_dds_2.xml', 'wireless.xml'))
+    for before, after in NEWER.items():
+        older = older.replace(before, after)
+    assert older.partition('<dds')[2] == newer.partition('<dds')[2]
 
 
 def test_who_is_in_a_domain_is_seen_until_it_leaves(domain: int) -> None:

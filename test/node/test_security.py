@@ -1,4 +1,4 @@
-"""The SROS 2 policy: whatever the running node does is allowed by it, and nothing of it is made up."""
+"""The SROS 2 policies: whatever the running nodes do is allowed by them, and nothing of it is made up."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from robot import CAMERA_INFO, IMAGE, ROOT, SETTLE_S, NodeProcess, Robot
+import rclpy
+from robot import CAMERA_INFO, DEADLINE_S, IMAGE, ROOT, SETTLE_S, NodeProcess, Robot
 
+from vggt_ros import fleet
+from vggt_ros.relay import Relay
 from vggt_ros.topics import INPUTS, SERVICES, TOPICS, resolve
 
-POLICY = ElementTree.parse(ROOT / 'sros2/vggt.policy.xml').getroot()
-NODE = '/vggt'
+RULES = (('topics', 'publish'), ('topics', 'subscribe'), ('services', 'reply'))
 
 
-def allowed(kind: str, rule: str) -> set[str]:
-    """Absolute names that the policy allows the node to publish, subscribe or reply to."""
-    (block,) = POLICY.findall(f'.//{kind}[@{rule}="ALLOW"]')
-    return {f'/{name}' if name[0] not in '/~' else resolve(name, NODE) for name in (one.text for one in block)}
+def allowed(kind: str, rule: str, executable: str = 'vggt', node: str = 'vggt', namespace: str = '/') -> set[str]:
+    """Absolute names that the policy of an executable allows a node to publish, subscribe or reply to."""
+    policy = ElementTree.parse(ROOT / f'sros2/{executable}.policy.xml').getroot()
+    assert policy.find('.//enclave').get('path') == f'/{executable}'
+    (block,) = policy.findall(f'.//profile[@ns="{namespace}"][@node="{node}"]/{kind}[@{rule}="ALLOW"]')
+    above = namespace.rstrip('/')
+    full = {'/': '', '~': f'{above}/{node}'}
+    return {full[n[0]] + n.lstrip('~') if n[0] in full else f'{above}/{n}' for n in (one.text for one in block)}
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def graph(module_robot: Robot, start_module_node: Callable[..., NodeProcess]) ->
 
 def test_the_policy_is_what_the_code_declares() -> None:
     done = subprocess.run([sys.executable, '-m', 'scripts.sros_policy', '--check'], cwd=ROOT, timeout=60)
-    assert done.returncode == 0, 'sros2/vggt.policy.xml is behind the code; run: python -m scripts.sros_policy'
+    assert done.returncode == 0, 'sros2/ is behind the code; run: python -m scripts.sros_policy'
 
 
 def test_the_node_publishes_nothing_that_is_not_allowed(graph: Graph) -> None:
@@ -80,6 +86,53 @@ def test_the_node_offers_no_service_that_is_not_allowed(graph: Graph) -> None:
     assert set(offered) <= allowed('services', 'reply')
     for service in SERVICES:
         assert offered[resolve(service.name)] == [service.type]
+
+
+def done_by(robot: Robot, node: str, namespace: str) -> list[set[str]]:
+    """What another process sees of a node, in the order of RULES."""
+    published = set(robot.published_by(node, namespace))
+    if not published:  # not known yet
+        return [set(), set(), set()]
+    looks = robot.get_subscriber_names_and_types_by_node, robot.get_service_names_and_types_by_node
+    return [published, *({name for name, _ in look(node, namespace)} for look in looks)]
+
+
+def assert_it_may(robot: Robot, executable: str, node: str, namespace: str, needed: set[str]) -> None:
+    rules = [allowed(*rule, executable, node, namespace) for rule in RULES]
+    robot.wait_until(lambda: needed <= done_by(robot, node, namespace)[0], f'topics of {node}')
+    time.sleep(SETTLE_S)
+    found = done_by(robot, node, namespace)
+    for does, may in zip(found, rules, strict=True):
+        assert does - may == set()
+    # Made up is nothing but what depends on settings, sensors and the distribution.
+    assert rules[0] - found[0] <= {f'{namespace}/tf', f'{namespace}/tf_static'}
+    assert len(rules[2] - found[2]) <= 2
+
+
+def test_the_relay_does_nothing_that_is_not_allowed(robot: Robot) -> None:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    relay = Relay(context=context, cli_args=['--ros-args', '-r', 'image:=/camera/image_raw'])
+    try:
+        assert_it_may(robot, 'relay', 'relay', '/', {'/relay/image_rect/compressed', '/relay/mask', '/diagnostics'})
+    finally:
+        relay.close()
+        relay.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_a_robot_of_a_fleet_does_nothing_that_is_not_allowed(robot: Robot) -> None:
+    context = rclpy.Context()
+    rclpy.init(args=['--ros-args', '-p', 'backend:=fake', '-r', 'image:=camera/image_raw'], context=context)
+    one = fleet.Robot('robot_1', fleet.Networks(), context=context)
+    one.begin()
+    try:
+        needed = {f'/robot_1/vggt{topic.name[1:]}' for topic in TOPICS if topic.name[0] == '~'}
+        assert_it_may(robot, 'fleet', 'vggt', '/robot_1', needed)
+    finally:
+        rclpy.shutdown(context=context)
+        one.join(DEADLINE_S)
+    assert not one.is_alive()
 
 
 def test_topics_are_declared_with_the_types_they_have(graph: Graph) -> None:
