@@ -15,6 +15,7 @@ from vggt.backbone import Backbone
 from vggt.config import VGGTConfig
 from vggt.layers.block import Block
 from vggt.layers.patch_embed import PatchEmbed
+from vggt.layers.random_parameter import random_parameter
 from vggt.layers.rope import RotaryTable, grid_rotary_table
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB
@@ -30,8 +31,8 @@ class Aggregator(nn.Module):
         self.approximation = EXACT
         dim, registers = config.embed_dim, config.num_register_tokens
         # Index 0 of axis 1 belongs to the first frame of a scene, index 1 to every other frame.
-        self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)
-        self.register_token = nn.Parameter(torch.randn(1, 2, registers, dim) * 1e-6)
+        self.camera_token = random_parameter(1, 2, 1, dim, std=1e-6)
+        self.register_token = random_parameter(1, 2, registers, dim, std=1e-6)
         self.patch_embed: nn.Module
         if config.backbone is None:
             self.patch_embed = PatchEmbed(config.patch_size, dim)

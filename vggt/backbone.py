@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vggt.config import BackboneConfig
 from vggt.layers.block import Block
 from vggt.layers.patch_embed import PatchEmbed
+from vggt.layers.random_parameter import random_parameter
 
 EPS = 1e-6  # DINOv2 uses this in every LayerNorm, where the rest of VGGT uses 1e-5
 
@@ -26,9 +27,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         self.native_side = image_size // patch_size  # the position embedding is learnt on this square grid
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.cls_token = random_parameter(1, 1, dim, std=1e-6)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.native_side**2, dim))
-        self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, dim))
+        self.register_tokens = random_parameter(1, config.num_register_tokens, dim, std=1e-6)
         # DINOv2 masks patches in its own training only; the checkpoint holds the token, frozen.
         self.mask_token = nn.Parameter(torch.zeros(1, dim), requires_grad=False)
         self.patch_embed = PatchEmbed(patch_size, dim)
@@ -46,8 +47,6 @@ class Backbone(nn.Module):
         )
         self.norm = nn.LayerNorm(dim, eps=EPS)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        nn.init.normal_(self.cls_token, std=1e-6)
-        nn.init.normal_(self.register_tokens, std=1e-6)
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images that were normalised with the ImageNet mean and deviation.

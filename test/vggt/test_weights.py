@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -200,6 +202,13 @@ def test_shipped_weights_load_and_give_finite_output(name: str) -> None:
     assert output.depth is not None
     assert torch.isfinite(output.depth).all()
     assert torch.isfinite(output.pose_encoding).all()
+
+
+def test_loading_imports_nothing_that_only_a_compiler_needs() -> None:
+    """On the meta device some of torch's kernels import torch._dynamo and sympy: 4 s of each start of the node."""
+    code = "import sys, vggt\nvggt.load_vggt('nano')\nprint({'sympy', 'torch._dynamo'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout == 'set()\n'
 
 
 def test_loading_a_file_says_nothing(weights_file: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ from vggt.config import TrackHeadConfig
 from vggt.heads.correlation import CorrelationPyramid, sample_bilinear
 from vggt.heads.update_transformer import UpdateTransformer
 from vggt.layers.mlp import Mlp
+from vggt.layers.random_parameter import random_parameter
 
 FLOW_SCALE = 518.0  # cells; the flow is also given as a share of this
 POSITION_BASE = 10000.0
@@ -27,7 +28,7 @@ class Tracker(nn.Module):
         latent = config.features
         token_dim = 3 * latent + 4  # flow embedding and twice the flow, correlation, track feature
         correlations = config.corr_levels * (2 * config.corr_radius + 1) ** 2
-        self.query_ref_token = nn.Parameter(torch.randn(1, 2, token_dim))  # for frame 0, for the others
+        self.query_ref_token = random_parameter(1, 2, token_dim)  # for frame 0, for the others
         self.corr_mlp = Mlp(correlations, config.hidden_size, latent)
         self.updateformer = UpdateTransformer(config, token_dim, latent + 2)
         self.fmap_norm = nn.LayerNorm(latent)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vggt.config import TrackHeadConfig
 from vggt.layers.mlp import Mlp
+from vggt.layers.random_parameter import random_parameter
 
 MLP_RATIO = 4
 
@@ -55,7 +56,7 @@ class UpdateTransformer(nn.Module):
     def __init__(self, config: TrackHeadConfig, in_dim: int, out_dim: int) -> None:
         super().__init__()
         dim, heads, depth = config.hidden_size, config.num_heads, config.depth
-        self.virual_tracks = nn.Parameter(torch.randn(1, config.num_virtual_tracks, 1, dim))  # spelt as released
+        self.virual_tracks = random_parameter(1, config.num_virtual_tracks, 1, dim)  # spelt as released
         self.input_norm = nn.LayerNorm(in_dim)
         self.input_transform = nn.Linear(in_dim, dim)
         self.output_norm = nn.LayerNorm(dim)
