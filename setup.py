@@ -25,7 +25,7 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
         (f'share/{NAME}/launch', glob('launch/*.launch.py')),
-        (f'share/{NAME}/config', glob('config/*.yaml')),
+        (f'share/{NAME}/config', [*glob('config/*.yaml'), *glob('config/*.json5')]),
         (f'share/{NAME}/rviz', glob('rviz/*.rviz')),
         (f'share/{NAME}/foxglove', glob('foxglove/*.json')),
         (f'share/{NAME}/sros2', glob('sros2/*.xml')),
