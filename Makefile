@@ -94,7 +94,7 @@ $(DONE)/requirements: $(TORCH_REQUIREMENTS) $(REQUIREMENTS) requirements/build.t
 	$(PIP) install --quiet --no-compile $(foreach file,$^,-r $(file))
 	@touch $@
 
-$(DONE)/dev: requirements/dev.txt requirements/studio.txt | $(DONE)/requirements
+$(DONE)/dev: requirements/dev.txt requirements/studio.txt requirements/batch.txt | $(DONE)/requirements
 	$(PIP) install --quiet $(foreach file,$^,-r $(file))
 	@touch $@
 

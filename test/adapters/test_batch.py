@@ -21,7 +21,7 @@ from vggt_ros import cli
 from vggt_ros.batch.jobs import find_sources, make_jobs
 from vggt_ros.batch.parts import AheadSource, Answer, Part, PartsPredictor, Workers, predict_part
 from vggt_ros.core.config import Config
-from vggt_ros.core.errors import SourceError
+from vggt_ros.core.errors import ConfigError, SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.predictor import FakePredictor, load_network, make_predictor
@@ -334,3 +334,17 @@ def test_a_cluster_that_is_not_there_is_said_in_one_line(
     assert batch(recordings, '--out', tmp_path / 'out', '--address', '127.0.0.1:1') == cli.OUR_ERROR
     assert 'cannot be started or reached at 127.0.0.1:1' in capsys.readouterr().err
 
+
+
+@needs_ray
+def test_ray_that_does_not_start_in_time_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from vggt_ros.batch.on_ray import _connect
+
+    def init(**_: object) -> None:
+        raise Exception('The current node timed out during startup.')  # as ray 2.60 raises it
+
+    monkeypatch.setattr(ray, 'init', init)
+    with pytest.raises(ConfigError, match='Ray cannot be started or reached: The current node timed out'):
+        _connect('', 1)

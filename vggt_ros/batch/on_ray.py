@@ -236,7 +236,7 @@ def _connect(address: str, count: int) -> None:
                 address='local', num_cpus=cpus, include_dashboard=False, log_to_driver=False,
                 _node_ip_address='127.0.0.1', configure_logging=False,
             )  # fmt: skip
-    except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises a bare one where it could not be started in time
         raise ConfigError(f'Ray cannot be started or reached{f" at {address}" if address else ""}: {error}') from error
 
 
