@@ -293,6 +293,7 @@ def test_windows_that_nobody_foresaw_are_computed_all_the_same():
 
 # --- on Ray
 
+os.environ.setdefault('RAY_worker_niceness', '0')  # else its workers wait for whatever runs beside the tests
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec('ray') is None, reason='ray is not installed: pip install -r requirements/batch.txt'
 )
