@@ -20,20 +20,21 @@ def scores() -> dict[str, Score]:
 
 
 def test_depth_is_far_better_than_a_constant(scores: dict[str, Score]) -> None:
-    assert scores['nano'].abs_rel < 0.247
+    assert scores['nano'].abs_rel < 0.243
     assert scores['nano'].abs_rel < 0.58 * scores['baseline'].abs_rel
     assert scores['nano'].delta1 > 0.58
 
 
 def test_rotation_between_frames_is_seen(scores: dict[str, Score]) -> None:
-    assert scores['nano'].rotation_median_deg < 3.63
-    assert scores['nano'].rotation_median_deg < 0.47 * scores['baseline'].rotation_median_deg
-    assert scores['nano'].auc30 > 0.37
+    assert scores['nano'].rotation_median_deg < 3.15
+    assert scores['nano'].rotation_median_deg < 0.41 * scores['baseline'].rotation_median_deg
+    assert scores['nano'].auc30 > 0.40
 
 
 def test_direction_of_motion_is_seen(scores: dict[str, Score]) -> None:
-    assert scores['nano'].direction_median_deg < 23.6  # chance is 90
+    assert scores['nano'].direction_median_deg < 17.9  # chance is 90
 
 
 def test_focal_length_is_guessed(scores: dict[str, Score]) -> None:
-    assert scores['nano'].focal_error < 0.185
+    # These scenes are harder than the 200: 1.3 times their error would be worse than always saying 65 degrees.
+    assert scores['nano'].focal_error < scores['baseline'].focal_error
