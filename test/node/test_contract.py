@@ -93,9 +93,17 @@ def test_images_are_taken_under_their_remapped_name_with_the_overridden_qos(node
     assert info.qos_profile.durability == DurabilityPolicy.VOLATILE
 
 
-def test_tf_is_listened_to(node: NodeProcess, robot: Robot) -> None:
+def test_tf_is_listened_to_where_the_camera_sits_on_a_robot(
+    robot: Robot, start_node: Callable[..., NodeProcess]
+) -> None:
+    start_node(remappings={'__ns': '/mounted'}, window_size=4, window_stride=2).wait_for_text('waiting for images')
     for name in ('/tf', '/tf_static'):
-        assert any(info.node_name == 'vggt' for info in robot.get_subscriptions_info_by_topic(name)), name
+        robot.wait_until(
+            lambda name=name: any(
+                info.node_namespace == '/mounted' for info in robot.get_subscriptions_info_by_topic(name)
+            ),
+            f'subscription of {name}',
+        )
 
 
 def test_no_name_is_absolute_but_those_that_ros_has_absolute(node: NodeProcess, robot: Robot) -> None:
