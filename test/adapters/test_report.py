@@ -1,130 +1,28 @@
-"""Exports and the report page: read by other tools, and by a parser."""
+"""The report page, read by a parser."""
 
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import trimesh
-from pypcd4 import PointCloud
-from recordings import FRAME_NS, START_NS, placed_frame, read_tum, update_of
-from scipy.spatial.transform import Rotation
+from recordings import FRAME_NS, START_NS, placed_frame, update_of
 
 from vggt_ros.core.config import Config
-from vggt_ros.core.errors import OutputError
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL
 from vggt_ros.core.placement import SeamStatus
 from vggt_ros.encode import Encoder
 from vggt_ros.messages import MessageTypes, bag_messages
-from vggt_ros.results.exports import (
-    describe_frame,
-    frusta,
-    glb_scene,
-    pcd_cloud,
-    ply_cloud,
-    tum_trajectory,
-    write_atomically,
-)
 from vggt_ros.results.report import PICTURES, Check, Report
 from vggt_ros.results.report_page import render
 
 RNG = np.random.default_rng(0)
 XYZ = RNG.uniform(-1, 1, (500, 3)).astype(np.float32)
 RGB = RNG.integers(0, 256, (500, 3), dtype=np.uint8)
-
-
-def poses(count: int = 5) -> np.ndarray:
-    """A way along x, each camera turned at random."""
-    matrices = np.tile(np.eye(4), (count, 1, 1))
-    matrices[:, :3, :3] = Rotation.random(count, random_state=0).as_matrix()
-    matrices[:, 0, 3] = np.arange(count)
-    return matrices
-
-
-def test_tum_keeps_stamps_to_the_nanosecond_and_quaternions_as_xyzw(tmp_path: Path):
-    stamps = [START_NS + i for i in range(5)]
-    (tmp_path / 'a.txt').write_text(tum_trajectory(stamps, poses()))
-    read = read_tum(tmp_path / 'a.txt')
-    assert list(read) == stamps
-    np.testing.assert_allclose(list(read.values()), poses(), atol=1e-8)  # nine digits
-
-
-def test_an_empty_trajectory_is_a_file_with_its_header():
-    assert tum_trajectory([], np.empty((0, 4, 4))).startswith('# stamp')
-
-
-def test_ply_is_read_by_trimesh_point_by_point():
-    cloud = trimesh.load(io.BytesIO(ply_cloud(XYZ, RGB)), file_type='ply')
-    np.testing.assert_array_equal(np.asarray(cloud.vertices, np.float32), XYZ)
-    np.testing.assert_array_equal(cloud.colors[:, :3], RGB)
-
-
-def test_pcd_is_read_by_pypcd4_point_by_point(tmp_path: Path):
-    (tmp_path / 'cloud.pcd').write_bytes(pcd_cloud(XYZ, RGB, 'frame map: metres'))
-    cloud = PointCloud.from_path(tmp_path / 'cloud.pcd')
-    assert cloud.fields == ('x', 'y', 'z', 'rgb')
-    np.testing.assert_array_equal(cloud.numpy(('x', 'y', 'z')), XYZ)
-    np.testing.assert_array_equal(PointCloud.decode_rgb(cloud.pc_data['rgb']), RGB)
-
-
-def test_heads_say_frame_and_unit():
-    note = describe_frame('map', is_metric=False)
-    assert 'map' in note
-    assert 'not metres' in note
-    assert describe_frame('ma\np ö', is_metric=True).startswith('frame ma p ?: ')  # heads are lines of ASCII
-    assert b'comment frame map' in ply_cloud(XYZ, RGB, note)
-    assert b'# frame map' in pcd_cloud(XYZ, RGB, note)
-    assert '# frame map' in tum_trajectory([1], poses(1), note)
-    cloud = trimesh.load(io.BytesIO(ply_cloud(XYZ, RGB, note)), file_type='ply')
-    np.testing.assert_array_equal(np.asarray(cloud.vertices, np.float32), XYZ)
-    scene = trimesh.load(io.BytesIO(glb_scene(XYZ, RGB, poses(2), (0.6, 0.4), note)), file_type='glb')
-    assert scene.metadata['note'] == note
-
-
-def test_glb_has_y_up():
-    """A point one above the robot and two ahead: y 1, z 2 in glTF."""
-    data = glb_scene(np.array([[2.0, 0, 1]] * 2, np.float32), RGB[:2], poses(2), (0.6, 0.4))
-    scene = trimesh.load(io.BytesIO(data), file_type='glb')
-    node = next(name for name in scene.graph.nodes_geometry if name.startswith('cloud'))
-    transform, geometry = scene.graph[node]
-    np.testing.assert_allclose(
-        trimesh.transform_points(scene.geometry[geometry].vertices, transform)[0], [0, 1, 2], atol=1e-6
-    )
-
-
-def test_a_scene_of_nothing_is_refused():
-    with pytest.raises(OutputError, match='neither'):
-        glb_scene(XYZ[:0], RGB[:0], poses(0), (0.6, 0.4))
-
-
-def test_frusta_open_in_the_direction_the_camera_looks():
-    segments = frusta(BODY_FROM_OPTICAL[None], (0.6, 0.4))
-    assert segments.shape == (8, 2, 3)
-    rays = segments[:4]
-    np.testing.assert_array_equal(rays[:, 0], 0)
-    assert (rays[:, 1, 0] > 0).all()  # ahead
-    np.testing.assert_allclose(np.ptp(rays[:, 1, 1]) / np.ptp(rays[:, 1, 2]), 0.6 / 0.4)  # wider than high
-
-
-def test_many_frusta_are_thinned():
-    assert len(frusta(poses(1000), (0.6, 0.4))) <= 8 * 200
-
-
-def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = tmp_path / 'a.txt'
-    write_atomically(path, b'first')
-    monkeypatch.setattr(Path, 'replace', lambda *_: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
-    with pytest.raises(OutputError, match=r'a\.txt: No space left'):
-        write_atomically(path, b'second')
-    assert path.read_bytes() == b'first'
-    assert [one.name for one in tmp_path.iterdir()] == ['a.txt']
 
 
 def filled(messages: MessageTypes | None = None, windows: int = 12, **values: object) -> Report:
