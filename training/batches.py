@@ -145,10 +145,8 @@ def vary_lens(images: Tensor, rng: np.random.Generator) -> Tensor:
     along = np.linspace(-1, 1, 9)[:, None] * reach
     kernels = torch.zeros(batch * frames, 5, 5)
     column, row = (np.rint(2 + along * part(direction)).astype(int) for part in (np.cos, np.sin))
-    for index in range(len(kernels)):
-        kernels[index].index_put_(
-            (torch.from_numpy(row[:, index]), torch.from_numpy(column[:, index])), torch.tensor(1 / 9), accumulate=True
-        )
+    places = (torch.arange(len(kernels)).expand(9, -1), torch.from_numpy(row), torch.from_numpy(column))
+    kernels.index_put_(places, torch.tensor(1 / 9), accumulate=True)
     kernels = kernels.repeat_interleave(channels, 0)[:, None].to(images)
     padded = F.pad(images.reshape(1, -1, H, W), (2, 2, 2, 2), mode='replicate')
     blurred = F.conv2d(padded, kernels, groups=len(kernels)).view_as(images)
