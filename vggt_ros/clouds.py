@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from vggt_ros.core.geometry import ray_slopes
 from vggt_ros.core.voxels import BITS, first_of_each
 
 Planes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x, y, z, rgb, as of lift
@@ -53,10 +54,9 @@ def lift(depth: np.ndarray, image: np.ndarray, K: np.ndarray) -> Planes:
     Returns:
         x, y, z [H, W] float32, NaN where unknown, and rgb [H, W] uint32, 0x00RRGGBB.
     """
-    height, width = depth.shape
     z = depth.astype(np.float32, copy=False)
-    x = z * ((np.arange(width) - K[0, 2]) / K[0, 0]).astype(np.float32)
-    y = z * ((np.arange(height) - K[1, 2]) / K[1, 1]).astype(np.float32)[:, None]
+    x_over_z, y_over_z = ray_slopes(K, *depth.shape)
+    x, y = z * x_over_z, z * y_over_z[:, None]
     rgb = cv2.cvtColor(image, cv2.COLOR_RGB2BGRA).view(np.uint32)[..., 0]  # little-endian: blue is the lowest byte
     return x, y, z, np.bitwise_and(rgb, np.uint32(0x00FFFFFF), out=rgb)
 

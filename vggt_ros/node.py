@@ -441,9 +441,8 @@ class VggtNode(LifecycleNode):
         """Listen to TF, and let the timer of map -> odom wake the executor, only where the settings ask for it."""
         if config.reads_tf and self._transforms is not None:
             self._transforms.listen()
-        is_needed = config.frames.publish_map_to_odom_tf and not config.frames.publish_odom_to_base_tf
-        if is_needed == self._again.is_canceled():
-            (self._again.reset if is_needed else self._again.cancel)()
+        if config.frames.corrects_odometry == self._again.is_canceled():
+            (self._again.reset if config.frames.corrects_odometry else self._again.cancel)()
 
     def _correct_odometry(self) -> None:
         if self._outputs is not None and self._worker is not None:

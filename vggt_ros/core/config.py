@@ -424,6 +424,11 @@ class FramesConfig(Section):
     )
 
     @property
+    def corrects_odometry(self) -> bool:
+        """Whether map -> odom goes out beside an odometry that is not ours."""
+        return self.publish_map_to_odom_tf and not self.publish_odom_to_base_tf
+
+    @property
     def published_children(self) -> frozenset[str]:
         """Frames whose parent in TF we publish."""
         children = set()
@@ -512,9 +517,8 @@ class Config:
     def reads_tf(self) -> bool:
         """Whether anything asks TF: where a camera or a sensor sits, or the robot in an odometry that is not ours."""
         frames, scale = self.frames, self.scale
-        corrects_odometry = frames.publish_map_to_odom_tf and not frames.publish_odom_to_base_tf
         asks_for_sensors = scale.is_measured or scale.gravity_source == 'imu'
-        return not frames.standalone or bool(self.rig.cameras) or asks_for_sensors or corrects_odometry
+        return not frames.standalone or bool(self.rig.cameras) or asks_for_sensors or frames.corrects_odometry
 
     def with_values(self, values: Mapping[str, Any]) -> Config:
         """A copy with some settings changed, by public name; ConfigError on an unknown name or a bad value."""

@@ -103,6 +103,10 @@ class CameraNoise:
         """[3] of turn, shift and depth."""
         return np.array([self.turn.variance, self.shift.variance, self.depth.variance])
 
+    def covariance(self, of_noise: np.ndarray) -> np.ndarray:
+        """[3, 7, 7] for each unit of noise -> [7, 7]."""
+        return (self.variances @ of_noise.reshape(3, 49)).reshape(7, 7)
+
     def learn(self, joint: Joint) -> CameraNoise:
         """From the cameras of a seam that was trusted; one camera alone has nothing to lie apart from."""
         free = joint.count - 1
@@ -184,7 +188,7 @@ class Drift:
 
     def covariance(self, noise: CameraNoise) -> np.ndarray:
         """[7, 7] as far as is known now."""
-        return self.fixed + (noise.variances @ self.of_noise.reshape(3, 49)).reshape(7, 7)
+        return self.fixed + noise.covariance(self.of_noise)
 
     def at(self, place: np.ndarray) -> Drift:
         """With the shift meant at another place."""
@@ -265,7 +269,7 @@ class Uncertainty:
         drift, seam = self._join(submap, before, map_from_cams, extent)
         if self._uncorrected is not None:
             self._uncorrected = self._uncorrected.grown(self._drift, drift)
-        own = self._of_noise(_own(extent))
+        own = self.noise.covariance(_own(extent))
         answers = []
         for i in range(submap.shared, len(map_from_cams)):
             if not is_posed[i]:
@@ -294,7 +298,7 @@ class Uncertainty:
         elif status is SeamStatus.DEGENERATE:
             covariance = doubted(depth)
         else:
-            covariance = self._of_noise(self._drift.joint.of_noise())
+            covariance = self.noise.covariance(self._drift.joint.of_noise())
         return np.sqrt(np.diag(covariance))
 
     def move(self, new_from_old: Sim3) -> None:
@@ -349,14 +353,10 @@ class Uncertainty:
             return replace(drift, fixed=drift.fixed + doubted(depth), joint=joint), doubted(depth)
         self.noise, self._seams = self.noise.learn(joint), self._seams + 1
         of_noise = joint.of_noise()
-        seam = self._of_noise(of_noise)
+        seam = self.noise.covariance(of_noise)
         if drift.joint is not None:
             of_noise -= joint.echo(drift.joint)
         return replace(drift, of_noise=drift.of_noise + of_noise, joint=joint), seam
-
-    def _of_noise(self, of_noise: np.ndarray) -> np.ndarray:
-        """[3, 7, 7] for each unit of noise -> [7, 7]."""
-        return (self.noise.variances @ of_noise.reshape(3, 49)).reshape(7, 7)
 
     def _step(self, here: np.ndarray, drift: Drift, seam: np.ndarray, own: np.ndarray) -> np.ndarray:
         """[7, 7] of the way from the last frame: both cameras' own errors, the seam between them, and the scale."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from vggt_ros.core.geometry import ray_slopes
 from vggt_ros.core.transfer import to_device, to_host
 
 
@@ -78,9 +79,7 @@ class DeviceFrame:
             is_valid = (self.confidence >= self.bounds.confidence) & (self.depth > 0)
             is_valid &= (self.depth >= self.bounds.nearest) & (self.depth < self.bounds.farthest)
             z = torch.where(is_valid, z, torch.nan)
-        x_over_z = ((np.arange(width) - K[0, 2]) / K[0, 0]).astype(np.float32)
-        y_over_z = ((np.arange(height) - K[1, 2]) / K[1, 1]).astype(np.float32)
-        rays = to_device(torch.from_numpy(np.concatenate([x_over_z, y_over_z])), z.device)
+        rays = to_device(torch.from_numpy(np.concatenate(ray_slopes(K, height, width))), z.device)
         red, green, blue = self.pixels.to(torch.int32).unbind(-1)
         packed = torch.empty(height, width, 4, dtype=torch.float32, device=z.device)
         torch.mul(z, rays[:width], out=packed[..., 0])

@@ -111,6 +111,13 @@ def unproject_depth(depth: np.ndarray, K: np.ndarray) -> np.ndarray:
     return np.stack([depth * x_over_z, depth * y_over_z[:, None], depth], axis=-1)
 
 
+def ray_slopes(K: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """x / z of every column [width] and y / z of every row [height] of a pinhole [3, 3], float32."""
+    x_over_z = ((np.arange(width) - K[0, 2]) / K[0, 0]).astype(np.float32)
+    y_over_z = ((np.arange(height) - K[1, 2]) / K[1, 1]).astype(np.float32)
+    return x_over_z, y_over_z
+
+
 def unproject_pixels(u: np.ndarray, v: np.ndarray, depth: np.ndarray, K: np.ndarray) -> np.ndarray:
     """Lift single pixels: u, v and depth [N], K [3, 3] or [N, 3, 3] -> [N, 3] points in the optical frame.
 

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -220,7 +221,7 @@ class Member:
             return [window_of(output, i) for i in range(len(batch))]
 
         kind = 'predict', tuple(patch_tokens.shape), patch_tokens.dtype, tuple(image_size), chosen
-        fits = lambda: self._owner.windows_together(len(patch_tokens), image_size)  # noqa: E731
+        fits = partial(self._owner.windows_together, len(patch_tokens), image_size)
         return self._ask(kind, run, patch_tokens, fits)  # type: ignore[no-any-return]
 
     def _ask(

@@ -76,7 +76,7 @@ class Outputs:
     def correct_odometry(self, config: Config) -> None:
         """Send map -> odom as it stands now, where there is one and that is ours to send."""
         frames = config.frames
-        if frames.publish_odom_to_base_tf or not frames.publish_map_to_odom_tf:
+        if not frames.corrects_odometry:
             return
         due = self.map_to_odom.due(frames.tf_tolerance)
         if due is not None:

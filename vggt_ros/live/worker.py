@@ -413,7 +413,7 @@ class Worker:
     def _map_from_odom(self, update: Update, base_from_cam: np.ndarray | None) -> np.ndarray | None:
         """[4, 4] beside an odometry that is not ours: map_from_base @ (odom_from_base)^-1, after REP 105; else None."""
         frames, newest = self._config.frames, update.frames[-1]
-        if base_from_cam is None or frames.publish_odom_to_base_tf or not frames.publish_map_to_odom_tf:
+        if base_from_cam is None or not frames.corrects_odometry:
             return None
         odom_from_base = self._mount.odom_from_base(frames, newest.stamp_ns, frames.tf_timeout_s)
         if odom_from_base is None:
