@@ -33,6 +33,7 @@ from training.correspondence import (
     correspond,
     frame_scale_loss,
     pair_loss,
+    relative_depth_loss,
     shift_loss,
     watch_queries_and_keys,
 )
@@ -92,6 +93,7 @@ class TrainConfig:
     pair_direction: float = 1.0
     pair_length: float = 0.2
     depth: float = 1.0
+    relative_depth: float = 2.0
     frame_scale: float = 1.0
     patches: float = 0.5
     attention: float = 0.5
@@ -208,6 +210,7 @@ class Learner(nn.Module):
             depth.float(), confidence.float(), targets.depth[:, decoded, ..., None], targets.valid[:, decoded], 'grad'
         )
         frame_scale = frame_scale_loss(depth[..., 0].float(), targets, decoded)
+        relative = relative_depth_loss(depth[..., 0].float(), targets, decoded)
         truth = correspond(targets, patch)
         grid = (H // patch, W // patch)
         patches, patches_matched = self.matcher(layers[0][:, :, special:, : model.config.embed_dim], truth, grid, asked)
@@ -222,6 +225,7 @@ class Learner(nn.Module):
             **pairs,
             **{f'depth_{name}': value for name, value in dense.items()},
             'frame_scale': frame_scale,
+            'relative_depth': relative,
             'patches': patches,
             'patches_matched': patches_matched,
             'attention': torch.stack([loss for loss, _ in matching]).mean(),
@@ -237,6 +241,7 @@ class Learner(nn.Module):
             + config.pair_length * pairs['pair_length']
             + config.depth * sum(dense.values())
             + config.frame_scale * frame_scale
+            + config.relative_depth * relative
             + config.patches * patches
             + config.attention * parts['attention']
             + config.place * parts['place']

@@ -17,6 +17,7 @@ from training.correspondence import (
     frame_scale_loss,
     lift,
     pair_loss,
+    relative_depth_loss,
     shift_loss,
 )
 from training.losses import Targets
@@ -249,3 +250,15 @@ def test_frames_at_one_scale_cost_nothing_and_others_their_ratio(targets: Target
     depth[:, 1] *= 0.9
     assert frame_scale_loss(depth, targets, decoded) == pytest.approx(-np.log(0.9), abs=1e-5)
     assert frame_scale_loss(depth[:, :1], targets, [0]) == 0
+
+
+def test_relative_depth_is_judged_as_a_share_of_the_truth_whatever_the_scale(targets: Targets) -> None:
+    decoded = [0, 2]
+    truth = targets.depth[:, decoded]
+    assert relative_depth_loss(3 * truth, targets, decoded) == pytest.approx(0, abs=1e-5)
+    near = truth < torch.stack([scene.quantile(0.25) for scene in truth.flatten(1)]).view(-1, 1, 1, 1)
+    depth = torch.where(near, 1.2 * truth, truth)
+    share = torch.stack([scene.float().mean() for scene in near]).mean()
+    assert relative_depth_loss(depth, targets, decoded) == pytest.approx(0.2 * float(share), rel=1e-3)
+    nothing = replace(targets, valid=torch.zeros_like(targets.valid))
+    assert relative_depth_loss(depth, nothing, decoded) == 0
