@@ -393,6 +393,7 @@ class VggtNode(LifecycleNode):
             rate_hz=self._rate.measure(self._mailbox.received, time.monotonic()),
             moments=self._moments if config.rig.cameras else None,
             rig_fit=getattr(pipeline.predictor, 'fit', None),
+            lost=self._inputs.lost if self._inputs is not None else 0,
             busy_s=busy_s if is_noted(busy_s, tuple(worker.tally.window_s)) else 0.0,
         )
 

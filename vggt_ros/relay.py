@@ -204,6 +204,7 @@ class Relay(Node):
         said = silence or ('' if listeners else 'nobody listens: nothing is sent')
         values = {
             'images received': self.received,
+            'lost before they were taken': self._inputs.lost,
             'images sent': self.sent,
             'images that could not be decoded': self.bad,
             'bytes an image': round(self.sent_bytes / max(1, self.sent)),

@@ -175,6 +175,20 @@ def test_a_jump_back_in_time_starts_a_new_map():
     assert pipeline.statistics.resets == 1
 
 
+def test_frames_that_wait_when_stamps_jump_back_are_counted_and_told_of(caplog):
+    predictor = scene.SimulatedPredictor(scene.walk(20))
+    frames = scene.frames_of(predictor.world_from_cams)
+    size, stride = config_of().window.size, config_of().window.stride
+    whole = size + stride
+    updates, pipeline = run(frames[: whole + 1] + frames[:size], predictor, config_of())
+    assert pipeline.statistics.given_up == 1
+    assert 'starting a new map, without 1 frame(s) that waited for a window' in caplog.text
+    assert sum(len(update.frames) for update in updates) == pipeline.statistics.keyframes - 1
+    caplog.clear()
+    pipeline.reset()  # nothing waits: nothing to tell
+    assert pipeline.statistics.given_up == 1
+
+
 def test_a_jump_back_in_time_can_be_ignored():
     predictor = scene.SimulatedPredictor(scene.walk(20))
     frames = scene.frames_of(predictor.world_from_cams)

@@ -52,10 +52,25 @@ def test_after_a_reset_nothing_is_shared():
     buffer = WindowBuffer(WindowConfig(size=2, stride=1))
     frames = [Frame(i, np.zeros((1, 1, 3), np.uint8), 'camera') for i in range(4)]
     assert [buffer.add(frame) is None for frame in frames[:2]] == [True, False]
-    buffer.reset()
+    assert buffer.reset() == 0  # both were in a window
     assert buffer.flush() is None
     assert buffer.add(frames[2]) is None
     assert buffer.add(frames[3]).shared == 0
+
+
+def test_frames_that_no_window_held_are_counted_when_they_are_given_up():
+    buffer = WindowBuffer(WindowConfig(size=8, stride=2))
+    frames = [Frame(i, np.zeros((1, 1, 3), np.uint8), 'camera') for i in range(16)]
+    for frame in frames[:7]:
+        buffer.add(frame)
+    assert buffer.waiting == 7
+    assert buffer.resize(WindowConfig(size=6, stride=2)) == 2  # five stay, and the next fills the window
+    assert buffer.add(frames[7]) is not None
+    assert buffer.resize(WindowConfig(size=2, stride=2)) == 0  # shared ones were in a window
+    buffer.add(frames[8])
+    assert buffer.waiting == 0  # the one shared frame and the new one filled a window
+    buffer.add(frames[9])
+    assert (buffer.waiting, buffer.reset(), buffer.waiting) == (1, 1, 0)
 
 
 def test_other_sizes_hold_from_the_next_window_on():

@@ -101,7 +101,8 @@ class Outcome:
     Args:
         sees: what the user reads, word for word, in the log or the diagnostics.
         lost: good frames whose results never came, beyond those the fault itself took.
-        skipped: those of them that the node says it passed over for newer ones, being slower than the camera.
+        skipped: those that never came, as the node says that newer ones took their place: in its mailbox, as it is
+            slower than the camera, or already in the subscription, while its process stood still.
         recover_s: from the end of the fault to the first result of a frame sent after it.
         wrong: results under a stamp that is not theirs, twice, or out of order.
         sent: good frames in all.
@@ -224,9 +225,8 @@ class Bench:
             takes_recovery: those until then belong to the fault: a link sends again what it lost, or gives it up.
         """
         yield
-        start, self._is_warm = time.monotonic(), False
-        count = len(self._came())
-        while len(self._came()) == count:
+        start, self._is_warm, before = time.monotonic(), False, len(self._sent)
+        while not {one.stamp_ns for one in self._sent[before:]} & {stamp_of(one) for one in list(self._came())}:
             assert time.monotonic() - start < PATIENCE_S, f'no recovery within {PATIENCE_S:g} s:\n{self.node.text}'
             self.good(1, must=not takes_recovery)
         self.outcome.recover_s = time.monotonic() - start
@@ -336,14 +336,13 @@ class Bench:
         """How many images were passed over in this try; counted anew at each activation."""
         heard = len(self.robot.received['/diagnostics'])
         self.robot.wait_until(lambda: len(self.robot.received['/diagnostics']) >= heard + 2, 'diagnostics')
-        figures = [
-            int(value.value)
-            for array in self._diagnostics_before + list(self.robot.received['/diagnostics'])
-            for status in array.status
-            for value in status.values
-            if value.key.startswith('skipped')
-        ]
-        return sum(max(now - was, 0) for was, now in itertools.pairwise(figures))
+        figures: dict[str, list[int]] = {'skipped because newer ones came': [], 'lost before they were taken': []}
+        for array in self._diagnostics_before + list(self.robot.received['/diagnostics']):
+            for value in itertools.chain.from_iterable(status.values for status in array.status):
+                if value.key in figures:
+                    figures[value.key].append(int(value.value))
+        pairs = itertools.chain.from_iterable(map(itertools.pairwise, figures.values()))
+        return sum(max(now - was, 0) for was, now in pairs)
 
     def _match(self, stamps: list[int], wrong: list[str], topic: str) -> list[tuple[int, int]]:
         """(index of the image sent, index of the message) of each; those that fit to none are told to `wrong`."""

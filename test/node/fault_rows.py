@@ -90,6 +90,19 @@ def duplicate(bench: Bench) -> None:
         bench.insist(r'duplicate stamps: [1-9]', lambda: (bench.good(1), bench.send(bench.last_ns, must=False)))
 
 
+@row('the process stands still for a second')
+def frozen(bench: Bench) -> None:
+    """As on a machine that is overloaded: the subscription holds five images, and newer ones overwrite them."""
+    bench.good(2)
+    bench.node.process.send_signal(signal.SIGSTOP)
+    for _ in range(20):
+        bench.send()
+        time.sleep(0.05)
+    with bench.fault():
+        bench.node.process.send_signal(signal.SIGCONT)
+    bench.sees('image.s. on /camera/image_raw were never taken', 'lost before they were taken: [1-9]')
+
+
 @row('images come out of order', 'the late ones')
 def reordered(bench: Bench) -> None:
     bench.good(2)

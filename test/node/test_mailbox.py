@@ -75,6 +75,7 @@ def test_memory_is_bounded_while_nobody_takes(clock: Clock) -> None:
     assert mailbox.peek_first_arrival() == 0.0
     mailbox.clear()
     assert mailbox.take(0.0) == []
+    assert mailbox.cleared == 4 * Mailbox.SPARE
 
 
 def test_what_is_dropped_and_handed_out_adds_up(clock: Clock) -> None:

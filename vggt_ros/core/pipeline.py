@@ -45,6 +45,7 @@ class Statistics:
         windows: predicted and placed.
         duplicates: skipped, their stamp had just been seen.
         out_of_order: dropped, their stamp was older than one seen.
+        given_up: keyframes that no window ever held, as a new map began or windows became smaller while they waited.
         restarts: windows started anew after a gap or a change of size or frame_id; the map goes on.
         resets: new maps, after a jump back in time or on request.
         held, degenerate: windows whose place the points could not tell (SeamStatus).
@@ -59,6 +60,7 @@ class Statistics:
     windows: int = 0
     duplicates: int = 0
     out_of_order: int = 0
+    given_up: int = 0
     restarts: int = 0
     resets: int = 0
     held: int = 0
@@ -125,7 +127,7 @@ class Pipeline:
         if planned is not None:
             log.info('%s', planned.reason)
             if planned.window != now:
-                self.windows.resize(planned.window)  # they may grow back to what was asked for while running
+                self._resize_windows(planned.window)  # they may grow back to what was asked for while running
 
     def flush(self) -> Update | None:
         """Process the frames still waiting for a full window: the end of a recording, or a pause."""
@@ -136,7 +138,7 @@ class Pipeline:
         """Start a new map: nothing before is remembered but the counts."""
         self.statistics.resets += 1
         self.keyframes.reset()
-        self.windows.reset()
+        self.statistics.given_up += self.windows.reset()
         self.predictor.reset()
         self.map.reset()
         self.metres.reset()
@@ -170,7 +172,7 @@ class Pipeline:
         _refuse_static_changes(self.config, config)
         self.keyframes.config = config.keyframe
         if config.window != self.config.window:
-            self.windows.resize(config.window)
+            self._resize_windows(config.window)
             self.latency.asked = config.window
         self.map.reconfigure(config)
         self.config = self.bridge.config = config
@@ -181,8 +183,11 @@ class Pipeline:
         if window.size < 4:  # with two of two frames nothing would be shared
             return False
         size = window.size // 2
-        self.windows.resize(dataclasses.replace(window, size=size, stride=min(window.stride, size // 2)))
+        self._resize_windows(dataclasses.replace(window, size=size, stride=min(window.stride, size // 2)))
         return True
+
+    def _resize_windows(self, config: WindowConfig) -> None:
+        self.statistics.given_up += self.windows.resize(config)
 
     def _is_in_time(self, frame: Frame) -> bool:
         """Whether the stamp follows the last one; a jump back by over a second may reset the map."""
@@ -191,7 +196,8 @@ class Pipeline:
         back_ns = self._last.stamp_ns - frame.stamp_ns
         if back_ns > TIME_JUMP_NS and self.config.stream.on_time_jump == 'reset':
             # frames still waiting are dropped: to whoever listens, their stamps now lie in the future
-            log.warning('stamps went back by %.3f s: starting a new map', back_ns / 1e9)
+            waiting = f', without {n} frame(s) that waited for a window' if (n := self.windows.waiting) else ''
+            log.warning('stamps went back by %.3f s: starting a new map%s', back_ns / 1e9, waiting)
             self.reset()
             return True
         if back_ns == 0:
@@ -211,7 +217,7 @@ class Pipeline:
             return self.flush()
         finally:  # also where the network fails: the frame at hand starts anew
             self._last = frame
-            self.windows.reset()
+            self.statistics.given_up += self.windows.reset()
             self.keyframes.reset()
 
     def _break_before(self, frame: Frame) -> str | None:
@@ -264,7 +270,7 @@ class Pipeline:
         chosen = self.latency.observe(seconds, now, self.config.stream.latency_budget_s)
         if chosen != now:
             log.info('a window took %.3f s: window_size %d, window_stride %d', seconds, chosen.size, chosen.stride)
-            self.windows.resize(chosen)
+            self._resize_windows(chosen)
 
     def _process_in_parts(self, window: Window, error: OutOfMemoryError) -> Update:
         """The window is too large for the memory that is free: smaller ones from now on, and no frame is lost."""

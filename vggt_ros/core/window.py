@@ -38,7 +38,14 @@ class WindowBuffer:
 
     def __init__(self, config: WindowConfig) -> None:
         self.config = config
-        self.reset()
+        self._frames: list[Frame] = []
+        self._shared = 0
+        self._is_bridge = False
+
+    @property
+    def waiting(self) -> int:
+        """Frames that no window held so far."""
+        return len(self._frames) - self._shared
 
     def add(self, frame: Frame) -> Window | None:
         """Take the next keyframe; return a window when it completes one."""
@@ -47,7 +54,7 @@ class WindowBuffer:
 
     def flush(self) -> Window | None:
         """The frames still waiting, as a last and shorter window; None where none wait."""
-        return self._emit() if len(self._frames) > self._shared else None
+        return self._emit() if self.waiting else None
 
     def retract(self, window: Window) -> None:
         """The window just emitted came to nothing: its new frames that are still here count as new again."""
@@ -61,18 +68,27 @@ class WindowBuffer:
             self._frames[:count] = trusted.frames[-count:]
             self._is_bridge = True
 
-    def reset(self) -> None:
-        """Forget everything; the next window shares nothing."""
-        self._frames: list[Frame] = []
-        self._shared = 0
-        self._is_bridge = False
+    def reset(self) -> int:
+        """Forget everything; the next window shares nothing.
 
-    def resize(self, config: WindowConfig) -> None:
-        """Take other sizes from the next window on; of the frames waiting the newest stay, where there are too many."""
+        Returns:
+            How many frames that no window held are lost by that.
+        """
+        waiting = self.waiting
+        self._frames, self._shared, self._is_bridge = [], 0, False
+        return waiting
+
+    def resize(self, config: WindowConfig) -> int:
+        """Take other sizes from the next window on; of the frames waiting the newest stay, where there are too many.
+
+        Returns:
+            How many frames that no window held are lost by that.
+        """
         self.config = config
-        surplus = max(0, len(self._frames) - (config.size - 1))
+        waiting, surplus = self.waiting, max(0, len(self._frames) - (config.size - 1))
         self._frames = self._frames[surplus:]
         self._shared = max(0, self._shared - surplus)
+        return waiting - self.waiting
 
     def halve(self, window: Window) -> list[Window]:
         """The window just emitted is too large: it falls into smaller ones, and later ones are as small.

@@ -39,6 +39,7 @@ class Health:
         rate_hz: images a second, of late.
         moments: of a rig's images; None without a rig.
         rig_fit: how well the last window fitted the mounts of a rig; None where it was not compared.
+        lost: images that were overwritten by newer ones in the subscription, or lost on their way.
         busy_s: seconds that the worker has been at one window; 0 while that is as usual.
     """
 
@@ -55,6 +56,7 @@ class Health:
     rate_hz: float = 0.0
     moments: Moments[Any] | None = None
     rig_fit: RigFit | None = None
+    lost: int = 0
     busy_s: float = 0.0
 
 
@@ -148,6 +150,8 @@ def _input(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
         'rate hz': f'{health.rate_hz:.1f}',
         'received': mailbox.received,
         'skipped because newer ones came': mailbox.dropped,
+        'lost before they were taken': health.lost,
+        'given up by a new map': mailbox.cleared + health.statistics.given_up,
         'not decodable': tally.bad_images,
         'last not decodable': tally.last_bad_image,
         'duplicate stamps': health.statistics.duplicates,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,34 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt_ros.core.config import InputConfig
 from vggt_ros.distro import subscription_event_callbacks
+from vggt_ros.throttle import Throttle
 
 log = logging.getLogger(__name__)
+
+
+class Gaps:
+    """Counts messages that a publisher sent and that were never taken, by the number that each carries.
+
+    DDS keeps the newest `depth` messages and overwrites older ones without a word, also where it is reliable.
+    Source: ros2/rmw, rmw_message_info_t, publication_sequence_number; rclpy hands it on since Iron.
+
+    Attributes:
+        lost: so many so far.
+    """
+
+    def __init__(self) -> None:
+        self.lost = 0
+        self._last: tuple[object, int] | None = None
+
+    def add(self, info: Mapping[str, Any]) -> int:
+        """Take what comes with a message; how many of its publisher are missing between it and the last one."""
+        number, publisher = info.get('publication_sequence_number'), info.get('publisher_gid')
+        if number is None:
+            return 0
+        last, self._last = self._last, (publisher, number)
+        missing = max(0, number - last[1] - 1) if last is not None and last[0] == publisher else 0
+        self.lost += missing
+        return missing
 
 
 class Inputs:
@@ -42,8 +68,11 @@ class Inputs:
         kind = CompressedImage if is_compressed else Image
         self.topics = [resolve_topics(node, is_compressed, f'{name}/' if name else '') for name in cameras or ('',)]
         self._subscriptions = []
+        self._on_image = on_image
+        self._gaps = [Gaps() for _ in self.topics]
+        self._throttle = Throttle()
         for camera, (image, camera_info) in enumerate(self.topics):
-            take_image, take_info = partial(on_image, camera), partial(on_camera_info, camera)
+            take_image, take_info = partial(self._take_image, camera), partial(on_camera_info, camera)
             self._subscriptions.append(self._subscribe(kind, image, take_image, config))
             self._subscriptions.append(self._subscribe(CameraInfo, camera_info, take_info, config))
 
@@ -56,6 +85,11 @@ class Inputs:
     def camera_info_topic(self) -> str:
         """Resolved name of the reference camera's calibration."""
         return self.topics[0][1]
+
+    @property
+    def lost(self) -> int:
+        """Images of all cameras that were never taken: lost on their way, or overwritten by newer ones here."""
+        return sum(gaps.lost for gaps in self._gaps)
 
     @property
     def is_rectified(self) -> tuple[bool, ...]:
@@ -92,7 +126,17 @@ class Inputs:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
 
-    def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], config: InputConfig) -> Any:
+    def _take_image(self, camera: int, message: Any, info: Mapping[str, Any]) -> None:
+        lost = self._gaps[camera].add(info)
+        if lost:
+            text = (
+                f'{lost} image(s) on {self.topics[camera][0]} were never taken: lost on their way, or this process '
+                f'stood still for so long that newer ones overwrote them (input_queue_depth)'
+            )
+            self._throttle(log.warning, 'lost', text)
+        self._on_image(camera, message)
+
+    def _subscribe(self, kind: type, topic: str, callback: Callable[..., None], config: InputConfig) -> Any:
         # REP 2003: sensor data is consumed best effort, which a reliable publisher suits too.
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,

@@ -48,7 +48,7 @@ class Mailbox(Generic[T]):
         self._changed = threading.Condition()
         self._woken = False
         self._last_taken: float | None = None
-        self._received = self._dropped = 0
+        self._received = self._dropped = self._cleared = 0
 
     @property
     def received(self) -> int:
@@ -59,6 +59,11 @@ class Mailbox(Generic[T]):
     def dropped(self) -> int:
         """Messages that were never handed out because newer ones won."""
         return self._dropped
+
+    @property
+    def cleared(self) -> int:
+        """Messages that were never handed out because they were forgotten."""
+        return self._cleared
 
     def put(self, message: T) -> None:
         """Add a message; never waits for the taker."""
@@ -95,6 +100,7 @@ class Mailbox(Generic[T]):
     def clear(self) -> None:
         """Forget what waits."""
         with self._changed:
+            self._cleared += len(self._letters)
             self._letters, self._last_taken = [], None
 
     def _drop_most_crowded(self) -> None:
