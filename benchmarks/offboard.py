@@ -153,6 +153,7 @@ def robot_end(topic: str, seconds: float, out: Path) -> None:
     import rclpy
     from diagnostic_msgs.msg import DiagnosticArray
     from nav_msgs.msg import Odometry
+    from rclpy.duration import Duration
     from rclpy.qos import QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import CameraInfo, Image
 
@@ -197,7 +198,8 @@ def robot_end(topic: str, seconds: float, out: Path) -> None:
             if 'skipped because newer ones came' in values:
                 told.append((time.time_ns(), int(values['received']), int(values['skipped because newer ones came'])))
 
-    node.create_subscription(Odometry, '/vggt/odom', keep, 50)
+    fresh = QoSProfile(depth=50, lifespan=Duration(seconds=2))  # or a result waits in DDS for one lost before it
+    node.create_subscription(Odometry, '/vggt/odom', keep, fresh)
     node.create_subscription(DiagnosticArray, '/diagnostics', note, 10)
     node.create_timer(1 / CAMERA_HZ, film)
     while not came:  # both ends have found each other

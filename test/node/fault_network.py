@@ -1,4 +1,5 @@
-"""Faults of the network between camera and node: python fault_network.py FOLDER prints an Outcome for each, as JSON.
+"""Faults of the network between camera and node: python fault_network.py FOLDER prints an Outcome for each, as JSON;
+with the word "held" after it, what comes of a result that the link held back.
 
 Camera and node stand in network namespaces of their own, joined by two TAP devices and a process that carries packets
 from one to the other, late, or not at all. No module of the kernel but tun is needed. Source: tap in Linux,
@@ -21,7 +22,9 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 CLONE_NEWNET = 0x40000000  # sched.h
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x2, 0x1000  # linux/if_tun.h
@@ -95,9 +98,10 @@ def _carry(ends: list[int], settings: mmap.mmap) -> None:
     chance = random.Random(0)
     waiting: deque[tuple[float, int, bytes]] = deque()
     while True:
-        loss, delay_s = struct.unpack('dd', settings[:16])
         due_s = max(0.0, waiting[0][0] - time.monotonic()) if waiting else 0.05
-        for end in select.select(ends, [], [], due_s)[0]:
+        ready = select.select(ends, [], [], due_s)[0]
+        loss, delay_s = struct.unpack('dd', settings[:16])
+        for end in ready:
             packet = os.read(end, MTU + 100)
             if chance.random() >= loss:
                 waiting.append((time.monotonic() + delay_s, ends[end == ends[0]], packet))
@@ -109,7 +113,26 @@ def _carry(ends: list[int], settings: mmap.mmap) -> None:
                 continue
 
 
-def main(folder: Path) -> int:
+# A publisher of results that nobody wants after half a second; it sends one for each line that it reads.
+WRITER = """
+import sys, time
+import rclpy
+from builtin_interfaces.msg import Time
+from rclpy.duration import Duration
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Header
+rclpy.init()
+results = rclpy.create_node('writer').create_publisher(
+    Header, '/result', QoSProfile(depth=10, lifespan=Duration(seconds=0.5))
+)
+for line in sys.stdin:
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    results.publish(Header(stamp=Time(sec=seconds, nanosec=nanoseconds), frame_id=line.strip()))
+    print('sent', flush=True)
+"""
+
+
+def main(folder: Path, what: str = 'faults') -> int:
     try:
         wire = Wire()
     except NotPermittedError as reason:
@@ -123,6 +146,67 @@ def main(folder: Path) -> int:
     os.environ[this_distro().profiles_variable] = str(profile)
     for name in this_distro().stay_local:
         os.environ.pop(name, None)
+    print(json.dumps(hold_back(wire) if what == 'held' else try_faults(wire, folder)))
+    wire.close()
+    return 0
+
+
+def hold_back(wire: Wire) -> dict[str, list[tuple[str, float]]]:
+    """One result is lost on the way, the next comes, then the link is cut: what two subscriptions get, how old (s)."""
+    import rclpy
+    from rclpy.duration import Duration
+    from rclpy.qos import QoSProfile
+    from std_msgs.msg import Header
+
+    writer = subprocess.Popen(
+        ['nsenter', f'--net={wire.first}', sys.executable, '-c', WRITER],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    rclpy.init()
+    node = rclpy.create_node('reader')
+    got: dict[str, list[tuple[str, float]]] = {'as it comes': [], 'with a lifespan': []}
+    for name, qos in (
+        ('as it comes', QoSProfile(depth=10)),
+        ('with a lifespan', QoSProfile(depth=10, lifespan=Duration(seconds=0.5))),
+    ):
+        def keep(message: Header, name: str = name) -> None:
+            age_ns = time.time_ns() - message.stamp.sec * 10**9 - message.stamp.nanosec
+            got[name].append((message.frame_id, age_ns / 1e9))
+
+        node.create_subscription(Header, '/result', keep, qos)
+
+    def send(name: str) -> None:
+        print(name, file=writer.stdin, flush=True)
+        writer.stdout.readline()
+
+    def spin(done: Callable[[], bool], seconds: float = 60.0) -> None:
+        end = time.monotonic() + seconds
+        while not done() and time.monotonic() < end:
+            rclpy.spin_once(node, timeout_sec=0.02)
+
+    def have(result: str) -> bool:
+        return all(any(one == result for one, _ in several) for several in got.values())
+
+    while not have('first'):
+        send('first')
+        spin(lambda: have('first'), 0.2)
+    wire.set(loss=1.0)
+    send('lost')
+    time.sleep(0.1)
+    wire.set(delay_s=0.3)
+    send('held')
+    time.sleep(0.1)  # it is on its way; the question for the lost one will not get back
+    wire.set(loss=1.0)
+    spin(lambda: False, 1.5)
+    wire.set()
+    send('last')
+    spin(lambda: have('last'))
+    writer.kill()
+    writer.wait()
+    return got
+
+
+def try_faults(wire: Wire, folder: Path) -> dict[str, Any]:
     from fault_bench import Bench
 
     bench = Bench(folder, prefix=['nsenter', f'--net={wire.first}'])
@@ -142,10 +226,8 @@ def main(folder: Path) -> int:
             bench.sees('no frame for|no image for')
         outcomes[name] = dataclasses.asdict(bench.finish())
     bench.close()
-    wire.close()
-    print(json.dumps(outcomes))
-    return 0
+    return outcomes
 
 
 if __name__ == '__main__':
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +17,7 @@ import pytest
 import rclpy
 from nav_msgs.msg import Odometry
 from rclpy.parameter import Parameter
-from robot import DEADLINE_S, IMAGE, OPTICAL, Clip, NodeProcess, Robot, spinning
+from robot import DEADLINE_S, IMAGE, OPTICAL, ROOT, Clip, NodeProcess, Robot, spinning
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vggt.preprocessing import resize_keeping_aspect
@@ -175,6 +179,18 @@ def test_a_broken_image_is_counted_and_the_next_goes_out(
     publish(robot, relay, clip, [clip.stamps_ns[2]])
     robot.wait_until(lambda: len(robot.received[SENT]) == 2, 'images')
     assert 'image dropped' in caplog.text
+
+
+def test_a_result_that_a_lost_one_holds_back_is_kept_from_whoever_asks_for_a_lifespan(tmp_path: Path) -> None:
+    """It had crossed the link before the cut, so our lifespan does not reach it: see docs/second_machine.md."""
+    command = [sys.executable, str(ROOT / 'test/node/fault_network.py'), str(tmp_path), 'held']
+    said = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True).stdout
+    got = json.loads(said.splitlines()[-1])
+    if 'not permitted' in got:
+        pytest.skip(got['not permitted'])
+    assert [name for name, _ in got['with a lifespan']][-2:] == ['first', 'last']
+    (age_s,) = [age_s for name, age_s in got['as it comes'] if name == 'held']
+    assert age_s > 0.5
 
 
 def test_images_that_were_long_on_their_way_are_dropped_and_it_is_said(

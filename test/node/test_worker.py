@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 import pytest
 import rclpy
 from rclpy.node import Node
+from robot import DEADLINE_S, rgb8
+from std_msgs.msg import Header
 
+from vggt_ros.core.config import Config
 from vggt_ros.core.errors import PredictionError
-from vggt_ros.live.inputs import resolve_topics
+from vggt_ros.core.pipeline import Pipeline
+from vggt_ros.core.predictor import FakePredictor
+from vggt_ros.encode import Encoder, Output
+from vggt_ros.live.correction import MapToOdom
+from vggt_ros.live.inputs import Gaps, resolve_topics
+from vggt_ros.live.mailbox import Mailbox
 from vggt_ros.live.silence import Silence
-from vggt_ros.live.worker import explain
+from vggt_ros.live.worker import Worker, explain
+from vggt_ros.messages import ros_messages
 from vggt_ros.throttle import Throttle
 
 
@@ -69,6 +83,76 @@ def test_the_same_thing_is_said_once_then_at_intervals_with_a_count() -> None:
         'no image (9 more times since it was said last)',
         'no TF',
     ]
+
+
+class Nowhere:
+    """No TF, and a sink that keeps what it gets."""
+
+    is_open = True
+    wanted = frozenset({'~/depth/image_rect', '~/camera_pose'})
+
+    def __init__(self) -> None:
+        self.stamps: dict[str, list[int]] = {name: [] for name in self.wanted}
+        self.map_to_odom = MapToOdom(lambda: None)
+
+    def publish(self, outputs: Iterable[Output]) -> None:
+        for output in outputs:
+            if output.topic in self.stamps:
+                self.stamps[output.topic].append(output.stamp_ns)
+
+    def announce_camera(self, config: Config, stamp_ns: int, optical_frame: str) -> None:
+        pass
+
+    def base_from_cam(self, *_: Any) -> None:
+        return None
+
+    def stop_waiting(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize('waited_s, seconds', [((0, 0, 0, 0), [1, 2, 3, 4]), ((70, 12, 6, 0), [4]), ((9, 9, 9, 9), [])])
+def test_a_frame_that_waited_too_long_for_its_window_is_not_published_beside_the_new_ones(
+    waited_s: tuple[int, ...], seconds: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a cut of a link shorter than max_frame_gap_s, or where keyframes are far apart; the map has them all."""
+    config = Config().with_values(
+        {'backend': 'fake', 'window_size': 4, 'window_stride': 4, 'max_frame_gap_s': 0.0, 'camera_info_timeout_s': 0.0}
+    )
+    clock, where = Clock(), Nowhere()
+    mailbox: Mailbox[Any] = Mailbox(4, clock)
+    pipeline = Pipeline(config, FakePredictor(config))
+    encoder = Encoder(config, ros_messages(), pipeline.points)
+    worker = Worker(pipeline, encoder, where, where, lambda: config, mailbox)
+    for i, waited in enumerate(waited_s):
+        clock.now = time.monotonic() - waited
+        header = Header(frame_id='camera')
+        header.stamp.sec = i + 1
+        mailbox.put(rgb8(header, np.zeros((48, 64, 3), np.uint8)))
+    worker.start()
+    deadline = time.monotonic() + DEADLINE_S
+    while worker.tally.late + worker.tally.published < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert worker.stop(DEADLINE_S)
+    for stamps in where.stamps.values():
+        assert stamps == [second * 10**9 for second in seconds]
+    assert worker.tally.late == 4 - len(seconds)
+    assert worker.tally.is_late == (not seconds)
+    assert len(pipeline.trajectory()[0]) == 4
+    if worker.tally.late:
+        assert f'{worker.tally.late} of 4 results dropped: the oldest is {min(waited_s[0], 60)}.' in caplog.text
+    else:
+        assert 'dropped' not in caplog.text
+
+
+def test_messages_that_were_never_taken_are_counted_by_their_publishers_numbers() -> None:
+    gaps = Gaps()
+    one, other = {'data': b'one'}, {'data': b'other'}
+    steps = [(one, 7), (one, 8), (one, 12), (other, 40), (other, 41), (one, 20), (one, 1), (one, 3), (None, None)]
+    infos = [{'publisher_gid': publisher, 'publication_sequence_number': number} for publisher, number in steps]
+    assert [gaps.add(info) for info in infos] == [0, 0, 3, 0, 0, 0, 0, 1, 0]
+    assert gaps.lost == 4
+    assert gaps.add({'source_timestamp': 1}) == 0  # Humble tells no number
 
 
 def test_out_of_memory_is_seen_through_what_wraps_it() -> None:

@@ -177,7 +177,7 @@ class StreamConfig(Section):
     )
     max_latency_s: float = setting(
         5.0,
-        'a result is dropped when its newest frame arrived longer ago than this',
+        'the result of a frame that arrived longer ago than this is dropped, and kept in the map alone',
         at_least=0.1,
         at_most=9.0,
         dynamic=True,

@@ -22,7 +22,7 @@ class Tally:
         bad_images: dropped because they could not be decoded.
         last_bad_image: why the last of them could not.
         failures: windows lost because the network, or anything after it, failed.
-        late: results dropped because they were older than max_latency_s.
+        late: frames whose results were dropped, as they had come longer than max_latency_s ago.
         published: frames whose results went out.
         stage_s: seconds spent so far by stage, named as in report.STAGES; 'read' is decoding, 'write' publishing.
         window_s: seconds of the last windows, from taking the images to the last message.
@@ -31,7 +31,7 @@ class Tally:
         image: size and encoding of the last image.
         uncalibrated: there is no usable CameraInfo.
         last_failure: text of the last error; empty once a window has gone well again.
-        is_late: the last result was dropped for its age.
+        is_late: all of the last window was dropped for its age.
         busy_since: steady seconds when the worker began what it is at; None while it waits.
         device_lost: why the device can compute no more in this process; empty while it can.
         out_of_memory: the GPU's memory ran out, and windows have been halved.

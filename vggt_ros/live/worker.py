@@ -40,6 +40,7 @@ from vggt_ros.throttle import Throttle
 log = logging.getLogger(__name__)
 
 MAP = '~/map_points'
+KNOWN_S = 60.0  # how long it is known when an image came; max_latency_s is 9 at most
 TICK_S = 0.1  # how often a worker without images looks for requests and for the end of the stream
 
 
@@ -279,12 +280,17 @@ class Worker:
         start = time.monotonic()
         frame = self._decode(letter.message)
         self.tally.add_times(read=time.monotonic() - start)
-        self._arrivals[frame.stamp_ns] = letter.arrival
-        while len(self._arrivals) > 4 * self._config.window.size:
-            self._arrivals.popitem(last=False)
+        self._note_arrival(frame.stamp_ns, letter.arrival)
         self._place_first_camera(frame)
         self._place_rig(frame)
         self._publish(self._pipeline.add_frame(frame), start)
+
+    def _note_arrival(self, stamp_ns: int, arrival: float) -> None:
+        """Kept far longer than a result may take: of what came before that, none is published any more."""
+        self._arrivals[stamp_ns] = arrival
+        self._arrivals.move_to_end(stamp_ns)
+        while next(iter(self._arrivals.values())) < arrival - KNOWN_S:
+            self._arrivals.popitem(last=False)
 
     def _decode(self, message: Any) -> Frame:
         """The frame of a message, or of a Moment, with the other cameras as its views."""
@@ -373,23 +379,15 @@ class Worker:
     def _publish(self, update: Update | None, start: float) -> None:
         if update is None or self._abandoned:
             return
-        config, newest = self._config, update.frames[-1]
         self.tally.seam, self.tally.scale = update.seam, update.scale
         self.scene.add(update)
         self._count_stages(update)
-        latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
-        if latency_s > config.stream.max_latency_s:
-            self.tally.late += 1
+        update = self._without_late(update)
+        if not update.frames:
             self.tally.is_late = True
             self._encoder.move(update)
-            self._throttle(
-                log.warning,
-                'late',
-                f'result dropped: it is {latency_s:.1f} s old, max_latency_s is {config.stream.max_latency_s:g}; '
-                'lower input_width or window_size, or take a smaller model or a GPU',
-            )
             return
-        frames = config.frames
+        frames, newest = self._config.frames, update.frames[-1]
         base_from_cam = self._mount.base_from_cam(frames, newest.frame_id, newest.stamp_ns, frames.tf_timeout_s)
         wanted = self._sink.wanted
         map_from_odom = self._map_from_odom(update, base_from_cam)
@@ -404,6 +402,26 @@ class Worker:
         self.tally.is_late, self.tally.last_failure = False, ''
         self.tally.latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
         self.tally.window_s.append(time.monotonic() - start)
+
+    def _without_late(self, update: Update) -> Update:
+        """The update without the frames that came too long ago: whoever listens has no TF of that time any more.
+
+        Each frame by itself, as one that waited for its window may be much older than the newest. All stay in the map.
+        """
+        now, most_s = time.monotonic(), self._config.stream.max_latency_s
+        ages_s = [now - self._arrivals.get(frame.stamp_ns, now - KNOWN_S) for frame in update.frames]
+        in_time = tuple(frame for frame, age_s in zip(update.frames, ages_s, strict=True) if age_s <= most_s)
+        late = len(ages_s) - len(in_time)
+        if not late:
+            return update
+        self.tally.late += late
+        self._throttle(
+            log.warning,
+            'late',
+            f'{late} of {len(ages_s)} results dropped: the oldest is {max(ages_s):.1f} s old, max_latency_s is '
+            f'{most_s:g}; lower input_width or window_size, or take a smaller model or a GPU',
+        )
+        return dataclasses.replace(update, frames=in_time)
 
     def _count_stages(self, update: Update) -> None:
         times = update.times
