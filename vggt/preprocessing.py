@@ -208,4 +208,8 @@ def _sample_axis(values: np.ndarray, coordinates: np.ndarray, axis: int, interpo
     inside = np.clip(coordinates, 0, last)
     low = np.minimum(inside.astype(int), max(last - 1, 0))
     weight = (inside - low).reshape([-1 if i == axis else 1 for i in range(values.ndim)]).astype(values.dtype)
-    return values.take(low, axis) * (1 - weight) + values.take(np.minimum(low + 1, last), axis) * weight
+    result, higher = values.take(low, axis), values.take(np.minimum(low + 1, last), axis)
+    result *= 1 - weight
+    higher *= weight
+    result += higher
+    return result

@@ -291,8 +291,8 @@ class MessageMaker:
     """Arrays -> messages of one kind of message classes (rclpy's or a bag's)."""
 
     def __init__(self, messages: MessageTypes) -> None:
-        self._bytes, self._new_bytes, self._doubles = messages.bytes_field, messages.new_bytes, messages.doubles_field
-        self._with_data, self._is_path_serialised = messages.with_data, messages.is_path_serialised
+        self._doubles, self._with_data = messages.doubles_field, messages.with_data
+        self._is_path_serialised = messages.is_path_serialised
         self._time = messages['builtin_interfaces/msg/Time']
         self._header = messages['std_msgs/msg/Header']
         self._image = messages['sensor_msgs/msg/Image']
@@ -327,7 +327,7 @@ class MessageMaker:
         """[H, W] or [H, W, C] pixels -> Image without row padding."""
         height, width = pixels.shape[:2]
         return self._with_data(
-            self._image, self._bytes(pixels), header=self.header(stamp_ns, frame_id), height=height, width=width,
+            self._image, pixels, header=self.header(stamp_ns, frame_id), height=height, width=width,
             encoding=encoding, is_bigendian=0, step=pixels.nbytes // height,
         )  # fmt: skip
 
@@ -345,31 +345,29 @@ class MessageMaker:
     def cloud(self, stamp_ns: int, frame_id: str, *parts: Points) -> Any:
         """Known points, one part behind the other -> unorganised PointCloud2, of height 1."""
         count = sum(part.rgb.size for part in parts)
-        data, start = self._new_bytes(16 * count), 0
-        if count:
-            packed = np.frombuffer(data, np.float32).reshape(count, 4)
-            for part in parts:
-                part.pack(packed[start : start + part.rgb.size])
-                start += part.rgb.size
-        return self._points(stamp_ns, frame_id, (1, count), data, is_dense=True)
+        packed, start = np.empty((1, count, 4), np.float32), 0
+        for part in parts:
+            part.pack(packed[0, start : start + part.rgb.size])
+            start += part.rgb.size
+        return self._points(stamp_ns, frame_id, packed, is_dense=True)
 
     def organised_cloud(
         self, stamp_ns: int, frame_id: str, x: np.ndarray, y: np.ndarray, z: np.ndarray, rgb: np.ndarray
     ) -> Any:
-        """Four [H, W] planes of clouds.lift -> PointCloud2 of that shape, packed where the message holds them."""
-        data = self._new_bytes(16 * z.size)
-        pack_planes(x, y, z, rgb, np.frombuffer(data, np.float32).reshape(*z.shape, 4))
-        return self._points(stamp_ns, frame_id, z.shape, data, is_dense=False)
+        """Four [H, W] planes of clouds.lift -> PointCloud2 of that shape."""
+        packed = np.empty((*z.shape, 4), np.float32)
+        pack_planes(x, y, z, rgb, packed)
+        return self.packed_cloud(stamp_ns, frame_id, packed)
 
     def packed_cloud(self, stamp_ns: int, frame_id: str, packed: np.ndarray) -> Any:
         """[H, W, 4] float32 packed points -> PointCloud2 of that shape."""
-        return self._points(stamp_ns, frame_id, packed.shape[:2], self._bytes(packed), is_dense=False)
+        return self._points(stamp_ns, frame_id, packed, is_dense=False)
 
-    def _points(self, stamp_ns: int, frame_id: str, size: tuple[int, ...], data: Any, *, is_dense: bool) -> Any:
-        height, width = size
+    def _points(self, stamp_ns: int, frame_id: str, packed: np.ndarray, *, is_dense: bool) -> Any:
+        height, width = packed.shape[:2]
         return self._with_data(
-            self._cloud, data, header=self.header(stamp_ns, frame_id), height=height, width=width, fields=self._fields,
-            is_bigendian=False, point_step=16, row_step=16 * width, is_dense=is_dense,
+            self._cloud, packed, header=self.header(stamp_ns, frame_id), height=height, width=width,
+            fields=self._fields, is_bigendian=False, point_step=16, row_step=16 * width, is_dense=is_dense,
         )  # fmt: skip
 
     def pose(self, target_from_body: np.ndarray) -> Any:
@@ -451,15 +449,14 @@ def colour_depth(depth: np.ndarray) -> np.ndarray:
     """[H, W] depth -> [H, W, 3] uint8 RGB picture: near red, far blue, unknown black; scaled to its own range."""
     level = np.maximum(depth, np.float32(1e-6))  # NaN stays NaN
     np.divide(np.float32(1), level, out=level)
-    sample = level[::4, ::4]
+    step = max(1, min(depth.shape) // 64)
+    sample = level[::step, ::step]
     sample = sample[np.isfinite(sample)]
     far, near = np.percentile(sample, (2, 98)) if sample.size else (0.0, 1.0)
     level -= np.float32(far)
-    level *= np.float32(254 / max(near - far, 1e-12))
-    level += 1
-    np.clip(level, 1, 255, out=level)
-    level[np.isnan(level)] = 0  # kept for the unknown
-    return cv2.applyColorMap(level.astype(np.uint8), _TURBO)
+    np.maximum(level, 0, out=level)
+    # 1 to 255; OpenCV makes 0 of NaN, which is kept for the unknown
+    return cv2.applyColorMap(cv2.convertScaleAbs(level, alpha=254 / max(near - far, 1e-12), beta=1), _TURBO)
 
 
 def _in_world(update: Update, world_from_map: np.ndarray) -> Update:

@@ -85,14 +85,15 @@ def image_message(
 ) -> Any:
     """Image of rows of bytes; size (height, width) where it is not that of the array."""
     height, width = size or pixels.shape[:2]
-    return types['sensor_msgs/msg/Image'](
+    return types.with_data(
+        types['sensor_msgs/msg/Image'],
+        pixels,
         header=header(types, stamp_ns, frame_id),
         height=height,
         width=width,
         encoding=encoding,
         is_bigendian=is_bigendian,
         step=pixels.nbytes // height if step is None else step,
-        data=types.bytes_field(pixels),
     )
 
 
@@ -100,7 +101,7 @@ def compressed_message(
     types: MessageTypes, data: bytes, form: str = 'rgb8; jpeg compressed bgr8', stamp_ns: int = START_NS
 ) -> Any:
     kind = types['sensor_msgs/msg/CompressedImage']
-    return kind(header=header(types, stamp_ns), format=form, data=types.bytes_field(np.frombuffer(data, np.uint8)))
+    return types.with_data(kind, np.frombuffer(data, np.uint8), header=header(types, stamp_ns), format=form)
 
 
 def info_message(

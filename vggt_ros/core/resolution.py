@@ -32,12 +32,14 @@ def to_source_resolution(placed: PlacedFrame, image: np.ndarray, transform: Imag
         image: [H, W, 3] uint8, the source image.
         transform: how the source became the grid.
     """
-    nearest = transform.depth_to_source(placed.depth, 'nearest')
+    depth = transform.depth_to_source(placed.depth, 'nearest')
     smooth = transform.depth_to_source(placed.depth, 'linear')
+    step = smooth - depth
+    np.copyto(depth, smooth, where=np.abs(step, out=step) < MAX_STEP * depth)
     return dataclasses.replace(
         placed,
         image=image,
-        depth=np.where(np.abs(smooth - nearest) < MAX_STEP * nearest, smooth, nearest),
+        depth=depth,
         confidence=transform.depth_to_source(placed.confidence, 'nearest'),
         K=transform.K_to_source(placed.K),
     )
