@@ -16,20 +16,20 @@ NANO = VGGTConfig(
     image_size=max(IMAGE_SIZE),
     patch_size=8,
     embed_dim=192,
-    depth=4,
+    depth=5,
     num_heads=3,
     num_register_tokens=1,
     init_values=1.0,
     rope_frequency=1000.0,
     activation_checkpointing=False,
     backbone=BackboneConfig(depth=2, num_heads=3, num_register_tokens=0),
-    camera_head=CameraHeadConfig(trunk_depth=1, num_heads=6, init_values=1.0),
-    depth_head=DenseHeadConfig(features=32, out_channels=(32, 48, 64, 64), layers=(0, 1, 2, 3), hidden_channels=16),
+    camera_head=CameraHeadConfig(trunk_depth=1, num_heads=6, mlp_ratio=3.625, init_values=1.0),
+    depth_head=DenseHeadConfig(features=32, out_channels=(32, 48, 64, 64), layers=(0, 1, 2, 4), hidden_channels=16),
     point_head=None,
     track_head=None,
 )
 MATCHING_LAYERS = (0, 1)  # pairs of blocks whose global attention is told where to look
-PROBED_LAYERS = (0, 3)
+PROBED_LAYERS = (0, 4)
 
 
 def make_nano(seed: int, config: VGGTConfig = NANO) -> VGGT:

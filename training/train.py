@@ -37,6 +37,7 @@ from training.correspondence import (
     shift_loss,
     watch_queries_and_keys,
 )
+from training.grow import grow
 from training.losses import camera_loss, regression_loss
 from training.nano import MATCHING_LAYERS, PROBED_LAYERS, make_nano
 from training.optimiser import Optimiser
@@ -352,7 +353,7 @@ def train(
     average = Average(learner.model, config.average_decay)
     step = load_checkpoint(run, learner, optimiser, average) if resume else 0
     if step == 0 and start is not None:
-        learner.model.load_state_dict(load_vggt(start).state_dict())
+        learner.model.load_state_dict(grow(load_vggt(start), learner.model.config, config.seed).state_dict())
         average = Average(learner.model, config.average_decay)
     run.mkdir(parents=True, exist_ok=True)
     (run / 'config.json').write_text(json.dumps(asdict(config), indent=1))
