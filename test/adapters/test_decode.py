@@ -342,6 +342,46 @@ def test_a_png_of_which_a_chunk_claims_gigabytes_is_refused_before_they_are_take
         decode_compressed(compressed_message(TYPES, bytes(data)))
 
 
+def test_a_png_is_whole_up_to_the_last_byte_of_its_end_and_what_follows_is_nobodys():
+    whole = cv2.imencode('.png', coloured_image())[1].tobytes()
+    for tail in (b'', b'x', bytes(100)):
+        np.testing.assert_array_equal(
+            decode_compressed(compressed_message(TYPES, whole + tail)), coloured_image()[..., ::-1]
+        )
+    for cut in (1, 4, 8, 12, 13, len(whole) // 2):
+        with pytest.raises(EncodingError, match='no whole'):
+            decode_compressed(compressed_message(TYPES, whole[:-cut]))
+
+
+@pytest.mark.parametrize(
+    'd, model, expected',
+    [
+        ((0.1, 0.2, 0.3, 0.4, 0.5), '', 'plumb_bob'),
+        ((0.1, 0.2, 0.3, 0.4), '', 'plumb_bob'),
+        ((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), '', 'rational_polynomial'),
+        ((0.1, 0.2, 0.3, 0.4), 'equidistant', 'equidistant'),
+    ],
+)
+@pytest.mark.parametrize('has_pinhole', [True, False])
+def test_a_lens_is_what_its_calibration_says(d, model, expected, has_pinhole):
+    """For an image of half the size; without a P the pinhole has K."""
+    P = np.array([[400.0, 0, 300.5], [0, 410.0, 250.5], [0, 0, 1]]) if has_pinhole else np.zeros((3, 3))
+    info = info_message(TYPES, K, (480, 640), P=P, d=d)
+    lens = lens_of(dataclasses.replace(info, distortion_model=model), (240, 320))
+    assert (lens.size, lens.model) == ((240, 320), expected)
+    np.testing.assert_array_equal(lens.distortion, d)
+    half = np.diag([0.5, 0.5, 1.0])
+    half[:2, 2] = 0.5 * 0.5 - 0.5
+    np.testing.assert_allclose(lens.K, half @ K)
+    np.testing.assert_allclose(lens.K_pinhole, half @ (P if has_pinhole else K))
+    np.testing.assert_array_equal(lens.R, np.eye(3))
+
+
+def test_an_image_that_needs_no_rectifying_has_no_lens():
+    assert lens_of(info_message(TYPES, K, (480, 640), P=K), (480, 640)) is None
+    assert lens_of(info_message(TYPES, np.zeros((3, 3)), (480, 640), d=(0.1, 0, 0, 0, 0)), (480, 640)) is None
+
+
 @pytest.mark.parametrize('place, value', [(0, 0.0), (0, -500.0), (4, 0.0), (4, -510.0), (1, 3.0)])
 def test_a_matrix_with_a_focal_length_of_nothing_or_of_skew_is_told(place: int, value: float):
     k = K.ravel().copy()

@@ -10,6 +10,7 @@ from scene import predict_truth
 from vggt_ros.core.config import Config
 from vggt_ros.core.geometry import Sim3
 from vggt_ros.core.placement import Placement, Seam, SeamStatus
+from vggt_ros.core.prediction import View
 from vggt_ros.core.submap import Map, Submap, trusted, validity
 
 
@@ -77,6 +78,38 @@ def test_frames_that_were_not_decoded_do_not_shift_the_percentile():
     is_valid = validity(prediction, trusted(prediction, 1.0, config_of(confidence_percentile=50.0).cloud))
     assert not is_valid[:2].any()
     assert abs(is_valid[2:].mean() - 0.5) < 0.05
+
+
+def test_views_of_other_cameras_come_out_with_the_new_frames_of_their_moments():
+    poses = scene.walk(4)
+    aside = poses @ scene.look([0.3, 0.0, 0.0], 20)
+    one = dataclasses.replace(predict_truth(aside[[0, 2, 3]], Sim3.identity(), (10, 12, 13)), frame_ids=('right',) * 3)
+    one.cam_from_window[2] = np.nan  # not understood there
+    two = dataclasses.replace(predict_truth(aside[[1, 3]], Sim3.identity(), (21, 23)), frame_ids=('left',) * 2)
+    main = submap_of(shared=1, scale=2.0)
+    main.prediction.cam_from_window[1] = np.nan
+    views = (View(1, (0, 2, 3), one), View(2, (1, 3), two))
+    submap = dataclasses.replace(main, prediction=dataclasses.replace(main.prediction, views=views))
+    frames = Map(config_of(max_depth=4.5)).insert(submap).frames
+    seen = [[(view.camera, view.stamp_ns, view.frame_id) for view in frame.views] for frame in frames]
+    assert seen == [[(2, 21, 'left')], [(1, 12, 'right')], [(1, 13, 'right'), (2, 23, 'left')]]
+    for frame, row, view, source, i in (
+        (frames[1], 2, frames[1].views[0], one, 1),
+        (frames[2], 3, frames[2].views[1], two, 1),
+    ):
+        depth = 2 * scene.render(aside[row])
+        assert (depth >= 4.5).any()
+        np.testing.assert_allclose(view.depth, np.where(depth < 4.5, depth, np.nan), rtol=1e-6)
+        assert view.depth.dtype == np.float32
+        np.testing.assert_allclose(view.map_from_cam[:3, 3], 2 * aside[row, :3, 3], atol=1e-9)
+        np.testing.assert_array_equal(view.image, source.image[i])
+        np.testing.assert_array_equal(view.confidence, source.confidence[i])
+        np.testing.assert_array_equal(view.K, source.K[i])
+        np.testing.assert_array_equal(view.covariance, frame.covariance)
+    assert np.isnan(frames[0].views[0].depth).all()  # the frame has no pose
+    lost = frames[2].views[0]  # the view has none: it is taken to stand where the frame does
+    assert np.isnan(lost.depth).all()
+    np.testing.assert_array_equal(lost.map_from_cam, frames[2].map_from_cam)
 
 
 def test_a_frame_without_a_pose_has_no_depth_and_no_points():

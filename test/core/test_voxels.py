@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from vggt_ros.core.geometry import Sim3
+from vggt_ros.core.geometry import Sim3, rotation_from_vector
 from vggt_ros.core.voxels import VoxelMap, first_of_each
 
 
@@ -76,6 +76,44 @@ def test_points_moved_in_place_are_those_of_a_map_sorted_anew(max_points):
     assert len(np.unique(np.floor(one.points()[0] / np.float32(0.1)), axis=0)) == len(one)  # one a voxel
     one.insert(*one.points())
     assert len(one) == len(one.points()[0])  # what moved away is not taken for there
+
+
+@pytest.mark.parametrize('owners', [[0, 3, 1, 3, 0, 7, 1], [2, 2, 2, 2, 2, 2, 2], [0], []])
+def test_each_point_moves_with_its_own_submap(owners):
+    """By turns, shifts and scales; whoever has no move stays, and a move of no point does nothing."""
+    rng = np.random.default_rng(1)
+    moves = {
+        int(owner): Sim3(scale, rotation_from_vector(rng.normal(size=3)), rng.normal(size=3))
+        for owner, scale in ((0, 1.5), (3, 0.7), (7, 1.0), (2, 1.1), (9, 2.0), (-1, 3.0))
+    }
+    xyz = rng.uniform(-5, 5, (len(owners), 3)).astype(np.float32)
+    one = VoxelMap(0.001, 100)
+    one.insert(xyz, np.zeros((len(owners), 3), np.uint8), np.array(owners, np.int32))
+    moved = one.moved(moves)
+    expected = [moves[owner].transform_points(p) if owner in moves else p for p, owner in zip(xyz, owners, strict=True)]
+    np.testing.assert_allclose(moved.points()[0], np.reshape(expected, (-1, 3)), atol=1e-5)
+    np.testing.assert_array_equal(moved.owners(), owners)
+    np.testing.assert_array_equal(one.points()[0], xyz)
+
+
+def test_points_move_in_place_up_to_as_many_as_are_allowed():
+    move = {4: Sim3(1.0, np.eye(3), np.array([0.0, 3.0, 0.0]))}
+    xyz = np.arange(6, dtype=np.float32)[:, None] * [[1, 0, 0]] + np.float32(0.5)
+    owners = np.array([4, 5, 4, 3, 4, 6], np.int32)
+    for allowed, room in ((2, 20), (3, 8), (3, 9)):
+        one = VoxelMap(1.0, room)
+        one.insert(xyz, np.arange(18, dtype=np.uint8).reshape(6, 3), owners)
+        assert one.move({}, 0)  # nothing to move
+        if (allowed, room) != (3, 9):
+            assert not one.move(move, allowed)
+            np.testing.assert_array_equal(one.points()[0], xyz)
+            continue
+        assert one.move(move, allowed)
+        found, colours = one.points()
+        np.testing.assert_array_equal(found, [*xyz[[1, 3, 5]], *(xyz[[0, 2, 4]] + np.float32([0, 3, 0]))])
+        np.testing.assert_array_equal(colours[:, 0], [3, 9, 15, 0, 6, 12])
+        np.testing.assert_array_equal(one.owners(), [5, 3, 6, 4, 4, 4])
+        assert (len(one), one.empty, one.count) == (6, 3, 9)
 
 
 def test_nothing_in_and_nothing_out():
