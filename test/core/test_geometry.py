@@ -10,11 +10,13 @@ from scipy.spatial.transform import Rotation
 from vggt_ros.core.errors import ShapeError
 from vggt_ros.core.geometry import (
     BODY_FROM_OPTICAL,
+    Sim3,
     cross_matrix,
     invert_rigid,
     move_points,
     nearest_rotation,
     quaternion_xyzw,
+    ray_slopes,
     rotation_angle,
     rotation_from_vector,
     unproject_depth,
@@ -135,3 +137,74 @@ def test_rotation_vectors_there_and_back(angle):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), angle, rtol=1e-9, atol=1e-15)
     # a half turn has two axes; near it the axis is known to the root of the rounding
     np.testing.assert_allclose(rotation_from_vector(found), R, atol=1e-7 if angle > 3.1 else 1e-14)
+
+
+def test_rotation_vectors_of_every_kind_side_by_side():
+    """Tiny, ordinary and half turns in one array: none is computed as another, whatever the array's shape."""
+    angles = np.array([[0.0, 1e-8, 0.5], [math.pi, 2.0, math.pi - 1e-9]])
+    axes = np.random.default_rng(3).normal(size=(2, 3, 3))
+    vectors = angles[..., None] * axes / np.linalg.norm(axes, axis=-1, keepdims=True)
+    R = rotation_from_vector(vectors)
+    np.testing.assert_allclose(
+        R.reshape(-1, 3, 3), Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix(), atol=1e-14
+    )
+    found = vector_from_rotation(R)
+    assert found.shape == (2, 3, 3)
+    np.testing.assert_allclose(found[0], vectors[0], rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(found[1, 1], vectors[1, 1], rtol=1e-9)
+    np.testing.assert_allclose(rotation_from_vector(found[1]), R[1], atol=1e-7)
+    for axis in np.vstack([np.eye(3), -np.eye(3)]):  # a half turn about an axis has columns of nothing
+        half = vector_from_rotation(Rotation.from_rotvec(math.pi * axis).as_matrix())
+        np.testing.assert_allclose(np.abs(half), math.pi * np.abs(axis), atol=1e-9)
+
+
+def test_columns_go_with_one_focal_length_and_rows_with_the_other():
+    K = np.array([[50.0, 0, 3.0], [0, 20.0, 1.0], [0, 0, 1]])
+    depth = np.arange(1, 16, dtype=np.float32).reshape(3, 5)
+    points = unproject_depth(depth, K)
+    assert points.dtype == np.float32
+    x_over_z, y_over_z = ray_slopes(K, 3, 5)
+    assert (x_over_z.dtype, y_over_z.dtype) == (np.float32, np.float32)
+    for v in range(3):
+        for u in range(5):
+            ray = np.array([(u - 3) / 50, (v - 1) / 20, 1.0])
+            np.testing.assert_allclose(points[v, u], depth[v, u] * ray, rtol=1e-6)
+            np.testing.assert_allclose([x_over_z[u], y_over_z[v]], ray[:2], rtol=1e-6)
+    u, v = np.array([4, 0, 2]), np.array([0, 2, 1])
+    several = K + np.arange(3.0)[:, None, None] * np.diag([1.0, 2.0, 0.0])  # each pixel with a K of its own
+    lifted = unproject_pixels(u, v, depth[v, u], several)
+    assert lifted.dtype == np.float32
+    for i in range(3):
+        ray = np.array([(u[i] - 3) / (50 + i), (v[i] - 1) / (20 + 2 * i), 1.0])
+        np.testing.assert_allclose(lifted[i], depth[v[i], u[i]] * ray, rtol=1e-6)
+    for wrong in (np.eye(4), np.eye(3)[:2]):
+        with pytest.raises(ShapeError, match='got'):
+            unproject_depth(depth, wrong)
+
+
+def test_each_point_can_have_a_move_of_its_own(rng):
+    moves, points = scene.walk(6), rng.normal(size=(6, 3))
+    expected = [(move @ [*point, 1.0])[:3] for move, point in zip(moves, points, strict=True)]
+    np.testing.assert_allclose(move_points(moves, points), expected)
+
+
+def test_a_similarity_and_its_matrix_say_the_same(rng):
+    target_from_source, points = scene.random_similarity(rng), rng.normal(size=(5, 3))
+    expected = target_from_source.transform_points(points)
+    np.testing.assert_allclose(move_points(target_from_source.matrix(), points), expected)
+    np.testing.assert_array_equal(target_from_source.matrix()[3], [0, 0, 0, 1])
+    np.testing.assert_array_equal(Sim3.identity().transform_points(points), points)
+    rigid = scene.look([1.0, 2.0, 3.0], 40.0)
+    scaled = Sim3.from_rigid(rigid, 2.5)
+    np.testing.assert_allclose(scaled.transform_points(points), move_points(rigid, 2.5 * points))
+    assert Sim3.from_rigid(rigid).scale == 1.0
+    scaled.t[:] = scaled.R[:] = 7.0  # copies: the pose it came from stays
+    np.testing.assert_array_equal(rigid, scene.look([1.0, 2.0, 3.0], 40.0))
+
+
+def test_an_inverse_is_exact_also_of_single_precision_and_of_one_alone():
+    pose = scene.look([1.0, 2.0, 3.0], 40.0).astype(np.float32)
+    inverse = invert_rigid(pose)
+    assert inverse.dtype == np.float64
+    np.testing.assert_allclose(inverse @ pose, np.eye(4), atol=1e-6)
+    np.testing.assert_array_equal(inverse[3], [0, 0, 0, 1])
