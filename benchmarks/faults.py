@@ -3,6 +3,7 @@
     python -m benchmarks.faults                         # each fault once
     python -m benchmarks.faults --repeats 5 --table     # the rows of the table
     python -m benchmarks.faults --only gap duplicate    # those alone
+    python -m benchmarks.faults --keep tries.jsonl --table      # several calls make one table
 
 Method: the rows are those that test/node/test_faults.py runs once each. One real node in its own process lives through
 all of them, over DDS, with a stand-in network; the end of a process has a process of its own. Every image has a colour
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import json
 import os
 import statistics
 import subprocess
@@ -36,6 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
     parser.add_argument('--repeats', type=int, default=1, help='times each fault is tried (%(default)s)')
     parser.add_argument('--only', nargs='+', default=[], metavar='FAULT', help='names of rows, as the tests have them')
+    parser.add_argument('--keep', type=Path, metavar='FILE', help='add each try to FILE; the table is of all in there')
     parser.add_argument('--table', action='store_true', help='print the rows of docs/reliability.md')
     arguments = parser.parse_args()
     os.environ.update(stay_on_this_machine(free_domain()))
@@ -46,6 +50,9 @@ def main() -> int:
 
     rows = [row for row in ROWS if not arguments.only or row.make.__name__ in arguments.only]
     outcomes: dict[str, list[Outcome]] = {row.name: [] for row in rows}
+    if arguments.keep and arguments.keep.exists():
+        for kept in map(json.loads, arguments.keep.read_text().splitlines()):
+            outcomes.setdefault(kept['row'], []).append(Outcome(**kept['outcome']))
     failed = 0
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(Bench(Path(folder))) as bench:
         for repeat in range(arguments.repeats):
@@ -61,6 +68,11 @@ def main() -> int:
                     print(f'{row.make.__name__:18} FAILED\n{traceback.format_exc(limit=-3)}', flush=True)
                     continue
                 outcomes[row.name].append(outcome)
+                if outcome.lost:
+                    print(bench.log, flush=True)
+                if arguments.keep:
+                    with arguments.keep.open('a') as file:
+                        print(json.dumps({'row': row.name, 'outcome': dataclasses.asdict(outcome)}), file=file)
                 failed += bool(outcome.wrong) + bool(outcome.lost)
                 print(
                     f'{row.make.__name__:18} {repeat + 1}: {outcome.sent} good frames, {outcome.lost} lost, '
@@ -76,8 +88,8 @@ def main() -> int:
             '| back after, s: median, most | row |'
         )
         print('| --- | --- | --- | --- | --- | --- | --- |')
-        for row in rows:
-            tries = outcomes[row.name]
+        for row in ROWS:
+            tries = outcomes.get(row.name)
             if tries:
                 sees = '; '.join(f'`{text.replace("|", "/")}`' for text in tries[-1].sees) or 'nothing'
                 recover = [one.recover_s for one in tries]

@@ -52,6 +52,9 @@ PARAMETERS: dict[str, object] = {
     'max_frame_gap_s': GAP_S,
     'save_formats': 'ply',
 }
+# What the node says, in its diagnostics, of images that get no result: for newer ones, in its mailbox or already in the
+# subscription, and for their age.
+GIVEN_UP = ('skipped because newer ones came', 'lost before they were taken', 'dropped as too late')
 # The stand-in network does what a file says, so that a fault begins and ends when the test wants it to.
 BREAKABLE = """
 import pathlib, time
@@ -101,8 +104,7 @@ class Outcome:
     Args:
         sees: what the user reads, word for word, in the log or the diagnostics.
         lost: good frames whose results never came, beyond those the fault itself took.
-        skipped: those that never came, as the node says that newer ones took their place: in its mailbox, as it is
-            slower than the camera, or already in the subscription, while its process stood still.
+        skipped: those that never came, as the node says that it gave them up (GIVEN_UP): it is slower than the camera.
         recover_s: from the end of the fault to the first result of a frame sent after it.
         wrong: results under a stamp that is not theirs, twice, or out of order.
         sent: good frames in all.
@@ -157,6 +159,8 @@ class Bench:
         self.robot.wait_until(lambda: 'waiting for images' in self.node.text, 'start of the node', START_S)
         self.robot.wait_for_match()
         self.good(5)
+        self.robot.wait_until(lambda: self.robot.received['/diagnostics'], 'diagnostics')
+        self._diagnostics_before: list[DiagnosticArray] = []
         self.begin()
 
     def start_node(
@@ -189,6 +193,11 @@ class Bench:
         self._stack.close()
 
     @property
+    def log(self) -> str:
+        """What the node said in this try."""
+        return self.node.text[self._log_at :]
+
+    @property
     def stamps(self) -> set[int]:
         """Of the images of this try."""
         return {one.stamp_ns for one in self._sent}
@@ -197,7 +206,7 @@ class Bench:
 
     def begin(self) -> None:
         """A new try: what was sent and said before does not count."""
-        self._diagnostics_before = self.robot.received['/diagnostics'][-1:]
+        self._diagnostics_before = self.robot.received['/diagnostics'][-1:] or self._diagnostics_before
         for topic in (*CHECKED, '/diagnostics'):
             self.robot.received[topic].clear()
         self._earlier.update(one.stamp_ns for one in self._sent)
@@ -228,6 +237,7 @@ class Bench:
         start, self._is_warm, before = time.monotonic(), False, len(self._sent)
         while not {one.stamp_ns for one in self._sent[before:]} & {stamp_of(one) for one in list(self._came())}:
             assert time.monotonic() - start < PATIENCE_S, f'no recovery within {PATIENCE_S:g} s:\n{self.node.text}'
+            self._is_warm = False  # a result that comes now may be of an image from before
             self.good(1, must=not takes_recovery)
         self.outcome.recover_s = time.monotonic() - start
         self.good(4)
@@ -333,10 +343,10 @@ class Bench:
         return [one for index, one in enumerate(self._sent) if one.must and index not in came]
 
     def _count_skipped(self) -> int:
-        """How many images were passed over in this try; counted anew at each activation."""
+        """How many images were given up in this try; counted anew at each activation."""
         heard = len(self.robot.received['/diagnostics'])
         self.robot.wait_until(lambda: len(self.robot.received['/diagnostics']) >= heard + 2, 'diagnostics')
-        figures: dict[str, list[int]] = {'skipped because newer ones came': [], 'lost before they were taken': []}
+        figures: dict[str, list[int]] = {key: [] for key in GIVEN_UP}
         for array in self._diagnostics_before + list(self.robot.received['/diagnostics']):
             for value in itertools.chain.from_iterable(status.values for status in array.status):
                 if value.key in figures:
@@ -374,7 +384,7 @@ class Bench:
 
     def find(self, wanted: str) -> str:
         """The first line of the try's log or diagnostics that says so; empty where none does."""
-        for line in self.node.text[self._log_at :].splitlines():
+        for line in self.log.splitlines():
             if re.search(wanted, line):
                 return re.sub(r'^(\[[^\]]*\] ?:? ?)+(?=\S)', '', line).strip()
         for array in list(self.robot.received['/diagnostics']):
