@@ -82,7 +82,7 @@ class Encoder:
         map_points: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
     ) -> None:
         self.config = config
-        self.make = MessageMaker(messages)
+        self.make = (BytesMaker if messages.publishes_bytes else MessageMaker)(messages)
         self._map_points = map_points
         self.reset()
 
@@ -177,8 +177,8 @@ class Encoder:
         """
         size, known = self._K.get(frame.frame_id, (None, None))
         if known is not None and size == frame.depth.shape:
-            same = np.allclose(known, frame.K, rtol=1e-6, atol=1e-6)
-            if same or self.config.camera.intrinsics_mode == 'per_window':
+            same = np.abs(known - frame.K) <= 1e-6 * (1 + np.abs(frame.K))
+            if same.all() or self.config.camera.intrinsics_mode == 'per_window':
                 return known
         if known is not None:
             log.warning('intrinsics or size of %s changed; nvblox, for one, stops at that', frame.frame_id)
@@ -292,7 +292,6 @@ class MessageMaker:
 
     def __init__(self, messages: MessageTypes) -> None:
         self._doubles, self._with_data = messages.doubles_field, messages.with_data
-        self._is_path_serialised = messages.is_path_serialised
         self._time = messages['builtin_interfaces/msg/Time']
         self._header = messages['std_msgs/msg/Header']
         self._image = messages['sensor_msgs/msg/Image']
@@ -386,15 +385,10 @@ class MessageMaker:
 
     def path_pose(self, stamp_ns: int, frame_id: str, target_from_body: np.ndarray) -> Any:
         """A pose as `path` takes it."""
-        if not self._is_path_serialised:
-            return self.pose_stamped(stamp_ns, frame_id, target_from_body)
-        position = target_from_body[:3, 3].tolist()
-        return cdr.pose_stamped(stamp_ns, frame_id, position, quaternion_xyzw(target_from_body[:3, :3]))
+        return self.pose_stamped(stamp_ns, frame_id, target_from_body)
 
     def path(self, stamp_ns: int, frame_id: str, poses: list[Any]) -> Any:
-        """A Path, or the bytes of one, of poses that path_pose made."""
-        if self._is_path_serialised:
-            return cdr.path(stamp_ns, frame_id, poses)
+        """A Path of poses that path_pose made."""
         return self._path(header=self.header(stamp_ns, frame_id), poses=poses)
 
     def transform(self, stamp_ns: int, target: str, source: str, target_from_source: np.ndarray) -> Any:
@@ -437,6 +431,38 @@ class MessageMaker:
     def _rotation(self, target_from_body: np.ndarray) -> Any:
         x, y, z, w = quaternion_xyzw(target_from_body[:3, :3])
         return self._quaternion(x=x, y=y, z=z, w=w)
+
+
+class BytesMaker(MessageMaker):
+    """Makes poses, odometry and path as the bytes that rclpy publishes; all else as messages."""
+
+    def pose_stamped(self, stamp_ns: int, frame_id: str, target_from_body: np.ndarray) -> bytes:
+        return cdr.numbers(stamp_ns, frame_id, _pose_numbers(target_from_body))
+
+    def pose_with_covariance(self, stamp_ns: int, frame_id: str, pose: np.ndarray, covariance: np.ndarray) -> bytes:
+        return cdr.numbers(stamp_ns, frame_id, _pose_numbers(pose), covariance)
+
+    def pose_array(self, stamp_ns: int, frame_id: str, poses: np.ndarray) -> bytes:
+        numbers = [_pose_numbers(pose) for pose in poses]
+        return cdr.numbers(stamp_ns, frame_id, *numbers, between=cdr.count(len(poses)))
+
+    def odometry(
+        self, odom: str, base: str, pose: _BasePose, velocity: np.ndarray, velocity_covariance: np.ndarray
+    ) -> bytes:
+        numbers = _pose_numbers(pose.world_from_base), pose.covariance, velocity, velocity_covariance
+        return cdr.numbers(pose.stamp_ns, odom, *numbers, between=cdr.string(base))
+
+    def path_pose(self, stamp_ns: int, frame_id: str, target_from_body: np.ndarray) -> bytes:
+        numbers = _pose_numbers(target_from_body)
+        return cdr.pose_stamped(stamp_ns, frame_id, numbers[:3], numbers[3:])
+
+    def path(self, stamp_ns: int, frame_id: str, poses: list[Any]) -> bytes:
+        return cdr.path(stamp_ns, frame_id, poses)
+
+
+def _pose_numbers(target_from_body: np.ndarray) -> tuple[float, ...]:
+    """Position and quaternion of a [4, 4] pose, as a Pose has them."""
+    return *target_from_body[:3, 3].tolist(), *quaternion_xyzw(target_from_body[:3, :3])
 
 
 def standalone_tf_static(messages: MessageTypes, config: Config, stamp_ns: int, optical_frame: str) -> Any:

@@ -18,12 +18,12 @@ class MessageTypes:
     Args:
         find: 'sensor_msgs/msg/Image' -> class with keyword constructor.
         doubles_field: float64 array -> what a float64[] field of free length takes.
-        is_path_serialised: whether a nav_msgs/Path is made as the bytes of one (cdr.py).
+        publishes_bytes: whether poses, odometry and path are made as the bytes of such messages (cdr.py).
     """
 
     find: Callable[[str], Any]
     doubles_field: Callable[[np.ndarray], Any]
-    is_path_serialised: bool = False
+    publishes_bytes: bool = False
 
     def __getitem__(self, name: str) -> Any:
         return self.find(name)
@@ -45,9 +45,9 @@ class MessageTypes:
         return message
 
 
-def ros_messages(*, is_path_serialised: bool = False) -> MessageTypes:
-    """The classes of the ROS 2 installation, as rclpy publishes them; it publishes bytes as well."""
-    return MessageTypes(_import_message, lambda values: array.array('d', values.tolist()), is_path_serialised)
+def ros_messages(*, publishes_bytes: bool = False) -> MessageTypes:
+    """The classes of the ROS 2 installation, as rclpy publishes them; where that is asked for, bytes as well."""
+    return MessageTypes(_import_message, lambda values: array.array('d', values.tolist()), publishes_bytes)
 
 
 def bag_messages(store: Any = None) -> MessageTypes:

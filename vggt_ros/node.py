@@ -226,7 +226,7 @@ class VggtNode(LifecycleNode):
         masks = tuple(Masks(config.mask, name) for name in config.rig.cameras or ('',))
         self._worker = Worker(
             self._pipeline,
-            Encoder(config, ros_messages(is_path_serialised=True), self._pipeline.points),
+            Encoder(config, ros_messages(publishes_bytes=True), self._pipeline.points),
             self._transforms,
             self._outputs,
             lambda: self._settings.config,

@@ -412,6 +412,26 @@ def test_rclpy_serialises_images_and_clouds_so_that_another_reader_finds_every_b
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    'names', [('m', 'o', 'b'), ('ma', 'od', 'bas'), ('map', 'odom', 'base_link'), ('m' * 5, 'o' * 8, 'b' * 7)]
+)
+def test_poses_and_odometry_made_as_bytes_read_as_any_other(names: tuple[str, str, str]):
+    world, odom, base = names
+    frames = {'world_frame': world, 'map_frame': world, 'odom_frame': odom, 'base_frame': base}
+    serialised, plain = encoder(ros_messages(publishes_bytes=True), **frames), encoder(bag_messages(), **frames)
+    store = bag_typestore()
+    for i in range(2):  # the second has a velocity
+        update = update_of(placed_frame(i))
+        ours = {one.topic: one.message for one in serialised.encode(update, BASE_FROM_CAM)}
+        theirs = {one.topic: one.message for one in plain.encode(update, BASE_FROM_CAM)}
+        made = [name for name, message in ours.items() if isinstance(message, bytes)]
+        assert made == ['~/odom', '~/pose', '~/camera_pose', '~/window_poses', '~/path']
+        for name in made:
+            assert bytes(store.serialize_cdr(theirs[name], TOPIC[name].type)) == ours[name]
+            read = store.deserialize_cdr(ours[name], TOPIC[name].type)
+            assert read.header == theirs[name].header
+
+
 @pytest.mark.parametrize('frame_id', ['', 'm', 'ma', 'map', 'map0', 'map_', 'odom_1', 'odom_21', 'köln'])
 def test_a_path_that_is_serialised_pose_by_pose_reads_as_any_other(frame_id: str):
     rng = np.random.default_rng(len(frame_id))
@@ -433,7 +453,7 @@ def test_a_serialised_path_is_what_rclpy_makes_of_the_message():
     pytest.importorskip('rclpy')
     from rclpy.serialization import deserialize_message
 
-    one, other = encoder(ros_messages(is_path_serialised=True)), encoder(ros_messages())
+    one, other = encoder(ros_messages(publishes_bytes=True)), encoder(ros_messages())
     grown = Sim3(2.5, np.eye(3), np.array([0.1, 0.2, 0.3]))
     for i in range(3):
         update = dataclasses.replace(update_of(placed_frame(i)), output_from_before=grown if i == 2 else None)
