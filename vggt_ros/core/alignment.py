@@ -210,7 +210,7 @@ def _judge(
     before: Prediction, prediction: Prediction, pairs: list[tuple[int, int]], matches: Matches, fit: Sim3
 ) -> Seam:
     """The figures of a seam, lengths in units of the window before."""
-    distance = np.linalg.norm(matches.y - fit.transform_points(matches.x), axis=1)
+    distance = np.linalg.norm(matches.y - move_points(fit.matrix(), matches.x), axis=1)
     agreeing = distance < AGREE * matches.depth
     weight = matches.weight * agreeing
     residual = math.sqrt(float(weight @ distance**2 / weight.sum())) if agreeing.any() else float('nan')
