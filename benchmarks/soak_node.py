@@ -44,6 +44,7 @@ BOUNDS: dict[str, object] = {
     'map_max_submaps': 4,
     'map_max_views': 100,
     'path_max_size': 100,
+    'trajectory_max_size': 5_000,
     'loop_max_places': 50,
     'loop_max_windows': 200,
 }

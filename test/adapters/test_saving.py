@@ -121,6 +121,18 @@ def test_after_a_closed_loop_all_cameras_of_a_rig_go_along():
     np.testing.assert_allclose(places['right'], [5, 0.2, 1])
 
 
+def test_of_a_long_way_the_newest_poses_are_kept():
+    scene = Scene(Config().with_values({'trajectory_max_size': 20}))
+    update = moving(53)
+    for frame in update.frames:
+        scene.add(update_of(frame))
+    scene.move(Sim3(2.0, np.eye(3), np.zeros(3)))  # a metre turned out to be two
+    snapshot = scene.snapshot(cloud())
+    assert snapshot.stamps_ns == tuple(START_NS + i * FRAME_NS for i in range(33, 53))
+    np.testing.assert_allclose(snapshot.map_from_cams[:, 0, 3], 2.0 * np.arange(33, 53))
+    np.testing.assert_allclose(snapshot.map_from_cams[:, 3], np.tile([0, 0, 0, 1], (20, 1)))
+
+
 def test_a_name_that_is_taken_gets_a_number(tmp_path: Path):
     files = {'a/b.txt': lambda: b'x'}
     names = [write_folder(tmp_path, 'map', files).name for _ in range(3)]

@@ -343,6 +343,9 @@ class MapConfig(Section):
     map_max_submaps: int = setting(16, 'submaps kept with their images, some 20 MB each', at_least=1)
     map_publish_period: float = setting(2.0, 'seconds between map clouds', above=0, dynamic=True)
     path_max_size: int = setting(1024, 'poses kept in the path', at_least=1)
+    trajectory_max_size: int = setting(
+        200_000, 'poses kept of the trajectory that is saved, 104 bytes each; the oldest go first', at_least=1
+    )
     map_max_views: int = setting(
         4096, 'keyframes remembered with a small depth image, 12 kB each; of two alike one goes', at_least=1
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,8 +14,6 @@ from vggt_ros.core.submap import PlacedFrame, Update
 from vggt_ros.core.views import View, Views
 from vggt_ros.results.colmap import binary_files, make_model, text_files
 from vggt_ros.results.exports import describe_frame, glb_scene, pcd_cloud, ply_cloud, tum_trajectory
-
-MAX_POSES = 100_000  # of the way that is remembered, 14 MB: three hours at 10 a second
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +55,8 @@ class Scene:
     def reset(self) -> None:
         """A new map."""
         self.views = Views(self._config.map, is_thinned=self._is_thinned)
-        self._stamps_ns: list[int] = []
-        self._poses: list[np.ndarray] = []  # where the map lay when the first came
+        self._stamps_ns = array('q')
+        self._poses = array('d')  # the upper three rows of each, where the map lay when the first came
         self._moment_of: dict[int, int] = {}  # stamp of a rig's other camera -> that of the reference
         self._output_from_kept = Sim3.identity()
         self._is_metric = False
@@ -70,14 +69,18 @@ class Scene:
         kept_from_output = self._output_from_kept.inverse()
         for frame in update.frames:
             self._stamps_ns.append(frame.stamp_ns)
-            self._poses.append(kept_from_output.transform_pose(frame.map_from_cam))
+            self._poses.frombytes(kept_from_output.transform_pose(frame.map_from_cam)[:3].tobytes())
             self._moment_of.update({view.stamp_ns: frame.stamp_ns for view in frame.views})
-        if len(self._poses) > MAX_POSES:
-            del self._stamps_ns[:-MAX_POSES], self._poses[:-MAX_POSES]
-        while len(self._moment_of) > MAX_POSES:
-            self._moment_of.pop(next(iter(self._moment_of)))
+        self._forget()
         frames = (one for frame in update.frames for one in (frame, *frame.views))
         return [frame for frame in frames if self.views.add(frame)]
+
+    def _forget(self) -> None:
+        most = self._config.map.trajectory_max_size
+        if (count := len(self._stamps_ns)) > most + most // 16:  # what stays is moved, so seldom
+            del self._stamps_ns[: count - most], self._poses[: 12 * (count - most)]
+        while len(self._moment_of) > most:
+            self._moment_of.pop(next(iter(self._moment_of)))
 
     def move(self, output_from_before: Sim3) -> None:
         """The scale of the map has changed, and with it all so far."""
@@ -94,9 +97,12 @@ class Scene:
             trajectory: stamps [M] and poses [M, 4, 4] where the frames of the way are known to lie elsewhere by now,
                 after a closed loop for one; views go with theirs.
         """
-        poses = self._output_from_kept.transform_pose(np.array(self._poses).reshape(-1, 4, 4))
+        most = self._config.map.trajectory_max_size
+        stamps_ns = tuple(self._stamps_ns[-most:])
+        kept = np.zeros((len(stamps_ns), 4, 4))
+        kept[:, :3] = np.array(self._poses[-12 * most :]).reshape(-1, 3, 4)
+        poses = self._output_from_kept.transform_pose(kept)
         views = tuple(self.views)
-        stamps_ns = tuple(self._stamps_ns)
         if trajectory is not None:
             before = dict(zip(stamps_ns, poses, strict=True))
             moments = [self._moment_of.get(view.stamp_ns, view.stamp_ns) for view in views]
