@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from vggt_ros.core.config import Config
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, invert_rigid, rotation_angle
+from vggt_ros.core.loops.back_end import BackEnd
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.submap import SeamStatus, Update
@@ -104,8 +105,11 @@ def assert_cloud_on_surfaces(pipeline, predictor):
     assert scene.distance_to_surface(in_world).max() < RELATIVE * 6.0  # metres of the room
 
 
-def test_a_bad_first_window_is_outvoted_and_the_map_starts_anew():
+def test_a_bad_first_window_is_outvoted_and_the_map_starts_anew(monkeypatch: pytest.MonkeyPatch):
+    withdrawn: list[int] = []
+    monkeypatch.setattr(BackEnd, 'withdraw', lambda self, index: withdrawn.append(index))
     updates, pipeline, predictor = run({0})
+    assert withdrawn == [0]  # no loop is closed to a place of it any more
     # two answers to the second window agree with each other, and not with the first
     assert statuses(updates) == [FIRST, HELD] + [ALIGNED] * (len(updates) - 2)
     assert updates[1].seam.refused == 2

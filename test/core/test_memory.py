@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from vggt_ros.core.memory import keep_freed_memory
 
 ALLOCATE = """
 import resource, sys
@@ -59,3 +63,26 @@ def test_images_are_not_paged_in_anew() -> None:
 def test_a_full_collection_passes_over_what_was_loaded_and_finds_what_came_later() -> None:
     done = subprocess.run([sys.executable, '-c', LOADED], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ['True', 'True'], done.stderr
+
+
+def test_malloc_is_told_two_bounds_and_whether_it_took_them_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Source of the numbers: glibc, malloc.h, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD."""
+    told: list[tuple[int, int]] = []
+    refused: list[int] = []
+
+    def load(name: str) -> SimpleNamespace:
+        assert name == 'libc.so.6'
+        return SimpleNamespace(mallopt=lambda *pair: told.append(pair) or pair[0] not in refused)
+
+    monkeypatch.setattr(ctypes, 'CDLL', load)
+    for refused[:] in ([], [-1], [-3]):
+        told.clear()
+        assert keep_freed_memory(1000, 200) == (not refused)
+        assert dict(told) == {-1: 1000, -3: 200}
+
+    def no_library(name: str) -> SimpleNamespace:
+        raise OSError(name)
+
+    for other in (no_library, lambda name: SimpleNamespace()):  # another C library; one without mallopt
+        monkeypatch.setattr(ctypes, 'CDLL', other)
+        assert keep_freed_memory() is False

@@ -78,6 +78,22 @@ def test_only_new_frames_are_told_of():
     np.testing.assert_array_equal(moving_pixels(prediction, 4), moving_pixels(prediction)[4:])
 
 
+def test_what_moves_is_found_in_any_unit_and_by_the_frames_that_know():
+    prediction, _ = window_of(step=0.25, walk=0.05)
+    expected = moving_pixels(prediction)
+    assert expected.any()
+    poses = prediction.cam_from_window.copy()
+    poses[:, :3, 3] *= 0.25  # all of it nearer than one unit
+    small = dataclasses.replace(prediction, depth=prediction.depth * np.float32(0.25), cam_from_window=poses)
+    assert (moving_pixels(small) != expected).mean() < 0.001  # rounding at edges
+    lost, blind = prediction.cam_from_window.copy(), prediction.depth.copy()
+    lost[2], blind[5] = np.nan, np.nan
+    found = moving_pixels(dataclasses.replace(prediction, cam_from_window=lost, depth=blind))
+    assert not found[[2, 5]].any()
+    others = [0, 1, 3, 4, 6, 7]
+    assert (found[others] & expected[others]).sum() > 0.7 * expected[others].sum()
+
+
 def test_frames_without_pose_or_depth_say_nothing():
     prediction, _ = window_of(step=0.25)
     lost = prediction.cam_from_window.copy()

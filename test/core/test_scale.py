@@ -11,7 +11,7 @@ import pytest
 from vggt_ros.core.config import Config, ScaleConfig
 from vggt_ros.core.errors import ConfigError
 from vggt_ros.core.metric.scale import SLEW, Measurement, NoEvidence, ScaleTracker
-from vggt_ros.core.metric.scale_report import ScaleState
+from vggt_ros.core.metric.scale_report import ScaleReport, ScaleState
 
 NOISE = 0.04  # of one window's log scale: what wheels and depth cameras give on the benchmark's sequences, rounded up
 
@@ -181,3 +181,20 @@ def test_settings_that_contradict_each_other_are_refused():
         ScaleConfig(scale_horizon=4)
     with pytest.raises(ConfigError, match='publish_odom_to_base_tf'):
         Config().with_values({'scale_source': 'tf'})  # it would measure itself by itself
+
+
+@pytest.mark.parametrize(
+    'report, sentence',
+    [
+        (ScaleReport(), 'unit of the first window, not metres'),
+        (ScaleReport(state=ScaleState.FIXED), 'metres, by the factor given'),
+        (ScaleReport('imu', ScaleState.LOCKED), 'metres, from imu'),
+        (
+            ScaleReport('imu', ScaleState.WAITING, observations=5, agreeing=3),
+            'not metres yet, waiting for imu: 3 of 5 windows agree',
+        ),
+        (ScaleReport('imu', ScaleState.DOUBTED, reason='it stands'), 'scale from imu held, not believed: it stands'),
+    ],
+)
+def test_the_scale_is_described_in_one_sentence(report, sentence):
+    assert report.describe() == sentence

@@ -12,7 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from vggt_ros.core.geometry import Sim3, invert_rigid, unproject_depth
 from vggt_ros.core.metric.baseline_scale import measure_baseline
-from vggt_ros.core.metric.depth_scale import measure_depth
+from vggt_ros.core.metric.depth_scale import measure_depth, paired_depths
+from vggt_ros.core.metric.evidence import MAX_POINTS, Evidence
 from vggt_ros.core.metric.floor_scale import measure_floor
 from vggt_ros.core.metric.odometry_scale import measure_way
 from vggt_ros.core.metric.scale import Measurement, NoEvidence
@@ -115,6 +116,23 @@ class TestWay:
 
 class TestDepth:
     """Depth camera and lidar."""
+
+    def test_points_are_paired_with_the_pixels_that_they_fall_on_up_to_the_border(self):
+        window = window_of(scene.walk(1))
+        depth = np.full_like(window.depth, 2.0)
+        depth[0, 10, 20] = np.nan
+        window = dataclasses.replace(window, depth=depth, confidence=np.full_like(depth, 2.0))
+        h, w = depth.shape[1:]
+        inside = [(0, 0), (w - 1, 0), (0, h - 1), (w - 1, h - 1), (24, 18)]
+        outside = [(-1, 0), (0, -1), (w, 4), (4, h)]
+        by_hole = [(20, 10), (19, 9), (21, 10)]
+        u, v = np.array(inside + outside + by_hole, float).T
+        z = np.linspace(2.0, 2.1, len(u))
+        points = np.stack([(u - scene.K[0, 2]) / scene.K[0, 0] * z, (v - scene.K[1, 2]) / scene.K[1, 1] * z, z], axis=1)
+        nothing = np.array([[0.0, 0.0, 0.05], [0.0, 0.0, -2.0]])  # the robot itself, and what is behind
+        measured, predicted = paired_depths(window, 0, np.concatenate([points, nothing]))
+        np.testing.assert_allclose(sorted(measured), z[: len(inside)])
+        np.testing.assert_array_equal(predicted, 2.0)
 
     @staticmethod
     def points(world_from_cam, noise=0.01, invalid=0.3, shift=(0.0, 0.0, 0.0), seed=0, size=(120, 160)):
@@ -228,7 +246,47 @@ class TestBaseline:
         assert metres(measure_baseline(window, 0.12, 2_000_000)) * scale == pytest.approx(1.0, rel=1e-9)
         assert isinstance(measure_baseline(window, 0.12, 500_000), NoEvidence)  # not of one moment
 
+    def test_pairs_that_differ_give_their_median_and_its_error(self):
+        left = scene.walk(4)
+        right = np.stack(
+            [cam @ rigid(shift=(0.12 * off, 0, 0)) for cam, off in zip(left, (1.0, 1.1, 0.9, 1.2), strict=True)]
+        )
+        both = np.stack([cam for pair in zip(left, right, strict=True) for cam in pair])
+        stamps = tuple(scene.START_NS + (i // 2) * scene.FRAME_NS for i in range(8))
+        window = dataclasses.replace(window_of(both), stamps_ns=stamps, frame_ids=('left', 'right') * 4)
+        said = measure_baseline(window, 0.12, 0)
+        logs = -np.log([1.0, 1.1, 0.9, 1.2])
+        assert said.log_metres == pytest.approx(np.median(logs), abs=1e-9)
+        deviation = 1.4826 * np.median(np.abs(logs - np.median(logs)))  # of a normal distribution
+        assert said.sigma == pytest.approx(deviation / 2, rel=1e-3)  # four pairs
+
+    def test_what_no_baseline_can_tell_is_said(self):
+        window = dataclasses.replace(window_of(scene.walk(4)), frame_ids=('a', 'b', 'c', 'a'))
+        said = measure_baseline(window, 0.12, 10**9)
+        assert (said.reason, said.is_conflict) == ('one baseline cannot tell 3 cameras apart (a, b, c)', True)
+        window = dataclasses.replace(window, frame_ids=('a', 'b', 'a', 'b'))
+        said = measure_baseline(window, 0.12, 0)
+        assert (said.reason, said.is_conflict) == ('no two frames of the two cameras belong to one moment', False)
+        standing = window_of(np.stack([scene.look([0, 0, 0], 0)] * 2))  # both in one place: no baseline
+        said = measure_baseline(dataclasses.replace(standing, frame_ids=('a', 'b')), 0.12, 10**12)
+        assert isinstance(said, NoEvidence)
+
     def test_one_camera_has_no_baseline(self):
         said = measure_baseline(window_of(scene.walk(4)), 0.12, 10**9)
         assert isinstance(said, NoEvidence)
         assert 'one camera' in said.reason
+
+
+@pytest.mark.parametrize('count', [5, MAX_POINTS, MAX_POINTS + 1, 5 * MAX_POINTS // 2])
+def test_a_dense_sweep_is_thinned_evenly(count):
+    class Here:
+        def find(self, target_frame, source_frame, stamp_ns):
+            return np.eye(4)
+
+    evidence = Evidence(Here())
+    points = np.stack([np.arange(count, dtype=float)] * 3, axis=1)
+    evidence.add_points(scene.START_NS, 'lidar', np.concatenate([points, [[np.nan, 0, 0]]]))
+    kept = evidence.points_in('camera', scene.START_NS)
+    step = math.ceil(count / MAX_POINTS)
+    assert kept.dtype == np.float32
+    np.testing.assert_array_equal(kept[:, 0], np.arange(0, count, step))
