@@ -22,7 +22,7 @@ def pose(x: float, degrees: float = 0.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize('share', [0.0, 0.25, 0.9, 1.0])
-def test_a_pose_between_two_lies_on_the_straight_way_and_the_shortest_turn(share: float):
+def test_a_pose_between_two_lies_on_the_straight_way_and_the_shortest_turn(share):
     start, end = pose(1.0, 10), pose(3.0, 130)
     between = interpolate_rigid(start, end, share)
     np.testing.assert_allclose(between[:3, 3], (1 - share) * start[:3, 3] + share * end[:3, 3])
@@ -70,7 +70,7 @@ def test_a_track_is_bounded_and_forgets_nothing_younger_than_it_shall_keep():
 
 
 @pytest.mark.parametrize('wrong', [np.eye(3), 1.01 * np.eye(4), np.full((4, 4), np.nan), np.diag([1.0, 1.0, 0.9, 1.0])])
-def test_what_is_no_rigid_pose_is_refused(wrong: np.ndarray):
+def test_what_is_no_rigid_pose_is_refused(wrong):
     with pytest.raises(ShapeError, match='rigid'):
         PoseTrack().add(START, wrong)
     track = PoseTrack()
