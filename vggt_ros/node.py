@@ -498,7 +498,8 @@ def main(args: list[str] | None = None) -> int:
         return 0
     keep_freed_memory()
     make_room_for_images()
-    signal.signal(signal.SIGTERM, _interrupt)  # rclpy calls it after its own: a model that loads is left at once
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT, too: a shell has what it starts with & ignore that
+        signal.signal(number, _interrupt)  # rclpy calls it after its own: a model that loads is left at once
     code, node = 1, None
     try:
         initialise(args)
