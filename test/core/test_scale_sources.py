@@ -119,7 +119,7 @@ class TestDepth:
 
     def test_points_are_paired_with_the_pixels_that_they_fall_on_up_to_the_border(self):
         window = window_of(scene.walk(1))
-        depth = np.full_like(window.depth, 2.0)
+        depth = np.full_like(window.depth, 1.0)
         depth[0, 10, 20] = np.nan
         window = dataclasses.replace(window, depth=depth, confidence=np.full_like(depth, 2.0))
         h, w = depth.shape[1:]
@@ -127,12 +127,12 @@ class TestDepth:
         outside = [(-1, 0), (0, -1), (w, 4), (4, h)]
         by_hole = [(20, 10), (19, 9), (21, 10)]
         u, v = np.array(inside + outside + by_hole, float).T
-        z = np.linspace(2.0, 2.1, len(u))
+        z = np.linspace(1.0, 1.05, len(u))
         points = np.stack([(u - scene.K[0, 2]) / scene.K[0, 0] * z, (v - scene.K[1, 2]) / scene.K[1, 1] * z, z], axis=1)
         nothing = np.array([[0.0, 0.0, 0.05], [0.0, 0.0, -2.0]])  # the robot itself, and what is behind
         measured, predicted = paired_depths(window, 0, np.concatenate([points, nothing]))
         np.testing.assert_allclose(sorted(measured), z[: len(inside)])
-        np.testing.assert_array_equal(predicted, 2.0)
+        np.testing.assert_array_equal(predicted, 1.0)
 
     @staticmethod
     def points(world_from_cam, noise=0.01, invalid=0.3, shift=(0.0, 0.0, 0.0), seed=0, size=(120, 160)):
