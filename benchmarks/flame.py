@@ -1,12 +1,12 @@
-"""Flame graphs of the node's worker below each other, on one scale: milliseconds an image.
+"""Flame graphs of the node's worker below each other, in percent of what it does.
 
     python -m benchmarks.pipeline --seconds 20 --output-resolution input &
     py-spy record --pid "$(pgrep -f vggt_ros.node)" --duration 6 --rate 250 --native --threads --format raw -o now.txt
-    python -m benchmarks.flame before.txt now.txt --seconds 6 --sampling 250 --out flame.svg
+    python -m benchmarks.flame before.txt now.txt --out flame.svg
 
 Method: py-spy (PyPI) looks at the threads of the running node so many times a second, at Python and C alike, and counts
-those that compute. Of its stacks this draws what the worker does with an image, from Worker._take_in on; what is too
-narrow to be read is left out, and so are stacks that go deeper than --depth.
+those that compute or wait for a core. Of its stacks this draws what the worker does with an image, from Worker._take_in
+on; what is too narrow to be read is left out, and so are stacks that go deeper than --depth.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ def read(path: Path) -> Call:
     return top
 
 
-def boxes(call: Call, name: str, x: float, y: int, pixels: float, ms: float, depth: int) -> list[str]:
+def boxes(call: Call, name: str, x: float, y: int, pixels: float, share: float, depth: int) -> list[str]:
     """SVG of a function and all that it calls.
 
     Args:
         call, name: the function.
         x, y: of its upper left corner.
-        pixels, ms: of one sample.
+        pixels, share: of one sample, the share in percent.
         depth: rows left.
     """
     width = call.count * pixels
@@ -73,26 +73,23 @@ def boxes(call: Call, name: str, x: float, y: int, pixels: float, ms: float, dep
     colour = next((colour for colour, words in COLOURS if any(word in call.where for word in words)), OTHER)
     drawn = [f'<rect x="{x:.1f}" y="{y}" width="{width - 0.5:.1f}" height="{ROW - 1}" fill="{colour}"/>']
     name = '::'.join(name.split('::')[-2:])
-    letters, text = int((width - 4) / LETTER), f'{name} {call.count * ms:.1f}'
+    letters, text = int((width - 4) / LETTER), f'{name} {call.count * share:.0f}'
     text = text if len(text) <= letters else name[: max(letters, 0)]
     if len(text) > 2:
         drawn.append(f'<text x="{x + 2:.1f}" y="{y + ROW - 5}">{escape(text)}</text>')
     for inner, one in sorted(call.calls.items(), key=lambda item: -item[1].count):
-        drawn += boxes(one, inner, x, y + ROW, pixels, ms, depth - 1)
+        drawn += boxes(one, inner, x, y + ROW, pixels, share, depth - 1)
         x += one.count * pixels
     return drawn
 
 
-def picture(graphs: dict[str, Call], ms: float, depth: int) -> str:
-    """All graphs as one SVG; ms is what a sample stands for, of an image."""
-    pixels = (WIDTH - 2 * MARGIN) / max(graph.count for graph in (one.calls[ROOT] for one in graphs.values()))
+def picture(graphs: dict[str, Call], depth: int) -> str:
+    """All graphs as one SVG, each as wide as the picture."""
     drawn, y = [], MARGIN
     for title, top in graphs.items():
         root = top.calls[ROOT]
-        drawn.append(
-            f'<text x="{MARGIN}" y="{y + 12}" font-weight="bold">{escape(title)}: {root.count * ms:.1f} ms</text>'
-        )
-        drawn += boxes(root, ROOT, MARGIN, y + ROW, pixels, ms, depth)
+        drawn.append(f'<text x="{MARGIN}" y="{y + 12}" font-weight="bold">{escape(title)}, percent</text>')
+        drawn += boxes(root, ROOT, MARGIN, y + ROW, (WIDTH - 2 * MARGIN) / root.count, 100 / root.count, depth)
         y += (depth + 2) * ROW
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" font-family="monospace" font-size="10.5">'
@@ -104,15 +101,11 @@ def main() -> None:
     """Draw the stacks of each file."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
     parser.add_argument('stacks', type=Path, nargs='+', help="py-spy's raw format; the names become titles")
-    parser.add_argument('--seconds', type=float, default=6.0, help='that py-spy looked')
-    parser.add_argument('--sampling', type=float, default=250.0, help='looks a second')
-    parser.add_argument('--rate', type=float, default=30.0, help='images a second')
     parser.add_argument('--depth', type=int, default=12, help='rows')
     parser.add_argument('--out', type=Path, required=True)
     arguments = parser.parse_args()
     graphs = {path.stem.replace('_', ' '): read(path) for path in arguments.stacks}
-    ms = 1e3 / arguments.sampling / (arguments.rate * arguments.seconds)
-    arguments.out.write_text(picture(graphs, ms, arguments.depth))
+    arguments.out.write_text(picture(graphs, arguments.depth))
 
 
 if __name__ == '__main__':

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from rclpy.duration import Duration
@@ -19,15 +18,12 @@ from vggt_ros.live.tf_watch import SentTransforms
 from vggt_ros.messages import ros_messages
 from vggt_ros.topics import Topic, topics_of
 
-LARGE_BYTES = 2**19  # of a message whose sending takes longer than handing it to another thread, 0.1 ms
-
 
 class Outputs:
     """Publishes what the encoder made, and knows what anybody wants.
 
-    Publishing happens on the caller's thread, which is the worker's, and from the first large message of a window on
-    beside it: the executor stays free for images and services, and messages leave in the order they were made. rcl
-    allows it, as long as one thread fills each message.
+    Publishing happens on the caller's thread, which is the worker's: the executor stays free for images and services,
+    and messages leave in the order they were made. rcl allows it, as long as one thread fills each message.
     Source: ros2/rcl, rcl/include/rcl/publisher.h, "Thread-Safe: yes" of rcl_publish.
 
     Args:
@@ -54,7 +50,6 @@ class Outputs:
         self.map_to_odom = MapToOdom(self._sim_time_ns)
         self.sent = SentTransforms()
         self._announced: set[str] = set()
-        self._sender = ThreadPoolExecutor(1, 'vggt_sender')
 
     @property
     def is_open(self) -> bool:
@@ -71,29 +66,12 @@ class Outputs:
         return any(publisher.get_subscription_count() for publisher in self._publishers.values())
 
     def publish(self, outputs: Iterable[Output]) -> None:
-        """Publish messages in the given order; all are out, or have failed, when this returns.
-
-        While a large one is sent, numpy and OpenCV make the next, which do not need the interpreter for that. Two wait
-        at most: a window of many frames must not lie in memory twice.
-        """
-        sending: list[Future[None]] = []
-        try:
-            for output in outputs:
-                if sending or len(getattr(output.message, 'data', ())) >= LARGE_BYTES:
-                    wait(sending[:-1])
-                    sending.append(self._sender.submit(self._publish, output))
-                else:
-                    self._publish(output)
-        finally:
-            wait(sending)
-        for one in sending:
-            one.result()
-
-    def _publish(self, output: Output) -> None:
-        if output.topic == '/tf':
-            self._send(output.message.transforms)
-        else:
-            self._publishers[output.topic].publish(output.message)
+        """Publish messages in the given order."""
+        for output in outputs:
+            if output.topic == '/tf':
+                self._send(output.message.transforms)
+            else:
+                self._publishers[output.topic].publish(output.message)
 
     def correct_odometry(self, config: Config) -> None:
         """Send map -> odom as it stands now, where there is one and that is ours to send."""
@@ -114,7 +92,6 @@ class Outputs:
 
     def destroy(self) -> None:
         """Take all publishers down."""
-        self._sender.shutdown()
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         for broadcaster in (self._broadcaster, self._static_broadcaster):
