@@ -78,7 +78,7 @@ def test_a_cloud_of_another_frame_is_noticed(published: list[Output], clip: Clip
         if output.topic != '~/points':
             return output
         message = deepcopy(output.message)
-        message.data = message.data[message.point_step :] + message.data[: message.point_step]
+        message.data = np.roll(message.data, -message.point_step)
         return output._replace(message=message)
 
     assert failed(published, clip, shift) == {'clouds are the depth images seen through K'}
