@@ -331,8 +331,7 @@ def frame_scale_loss(depth: Tensor, targets: Targets, decoded: list[int]) -> Ten
     """
     if len(decoded) < 2:
         return depth.sum() * 0
-    truth, valid = targets.depth[:, decoded], targets.valid[:, decoded]
-    ratio = torch.where(valid, depth.clamp(min=1e-6).log() - truth.clamp(min=1e-6).log(), 0)
+    ratio, valid = _log_ratio(depth, targets, decoded)
     scale = ratio.sum((-2, -1)) / valid.sum((-2, -1)).clamp(min=1)
     first, second = torch.triu_indices(len(decoded), len(decoded), 1, device=depth.device)
     return (scale[:, second] - scale[:, first]).abs().mean()
@@ -353,14 +352,18 @@ def relative_depth_loss(depth: Tensor, targets: Targets, decoded: list[int]) -> 
     Returns:
         Mean over the valid pixels of each window, then over windows; zero where there are none.
     """
+    ratio, valid = _log_ratio(depth, targets, decoded)
+    windows = [one[seen] for one, seen in zip(ratio, valid, strict=True) if seen.any()]
+    if not windows:
+        return depth.sum() * 0
+    errors = [(one - one.detach().median()).abs().clamp(max=_MAX_LOG_RATIO).mean() for one in windows]
+    return torch.stack(errors).mean()
+
+
+def _log_ratio(depth: Tensor, targets: Targets, decoded: list[int]) -> tuple[Tensor, Tensor]:
+    """Logarithm of depth over truth [B, D, H, W], 0 where the truth is unknown, and where it is known."""
     truth, valid = targets.depth[:, decoded], targets.valid[:, decoded]
-    errors = [depth.sum() * 0]
-    for scene in range(len(depth)):
-        seen = valid[scene]
-        if seen.any():
-            ratio = depth[scene][seen].clamp(min=1e-6).log() - truth[scene][seen].log()
-            errors.append((ratio - ratio.detach().median()).abs().clamp(max=_MAX_LOG_RATIO).mean())
-    return torch.stack(errors).sum() / max(len(errors) - 1, 1)
+    return torch.where(valid, depth.clamp(min=1e-6).log() - truth.clamp(min=1e-6).log(), 0), valid
 
 
 def lift(depth: Tensor, cam_from_world: Tensor, K: Tensor) -> Tensor:

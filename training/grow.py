@@ -34,14 +34,15 @@ def grow(smaller: VGGT, config: VGGTConfig, seed: int = 0) -> VGGT:
     if added < 0:
         raise ValueError(f'a model of {smaller.config.depth} pairs cannot grow into one of {config.depth}')
     model = make_nano(seed, config)
+    fresh = model.state_dict()
     last = smaller.config.depth - 1
     state = {_moved(name, last, added): value for name, value in smaller.state_dict().items()}
-    for name, value in model.state_dict().items():
+    for name, value in fresh.items():
         pair = _PAIR.fullmatch(name)
         if pair and last <= int(pair[2]) < last + added:
             state[name] = torch.zeros_like(value) if pair[3] in _SILENT else value
-    _narrow_camera_head(state, model.state_dict())
-    wrong = [name for name, value in model.state_dict().items() if state[name].shape != value.shape]
+    _narrow_camera_head(state, fresh)
+    wrong = [name for name, value in fresh.items() if state[name].shape != value.shape]
     if wrong:
         raise ValueError(f'{len(wrong)} tensors have another shape in the larger model, such as {wrong[0]}')
     model.load_state_dict(state)
