@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from vggt_ros.core.errors import ShapeError
 
@@ -106,15 +107,16 @@ def unproject_depth(depth: np.ndarray, K: np.ndarray) -> np.ndarray:
     if depth.ndim != 2 or K.shape != (3, 3):
         raise ShapeError(f'depth must be [H, W] and K [3, 3], got {depth.shape} and {K.shape}')
     height, width = depth.shape
-    x_over_z = ((np.arange(width) - K[0, 2]) / K[0, 0]).astype(depth.dtype)
-    y_over_z = ((np.arange(height) - K[1, 2]) / K[1, 1]).astype(depth.dtype)
+    x_over_z, y_over_z = ray_slopes(K, height, width, depth.dtype)
     return np.stack([depth * x_over_z, depth * y_over_z[:, None], depth], axis=-1)
 
 
-def ray_slopes(K: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """x / z of every column [width] and y / z of every row [height] of a pinhole [3, 3], float32."""
-    x_over_z = ((np.arange(width) - K[0, 2]) / K[0, 0]).astype(np.float32)
-    y_over_z = ((np.arange(height) - K[1, 2]) / K[1, 1]).astype(np.float32)
+def ray_slopes(
+    K: np.ndarray, height: int, width: int, dtype: npt.DTypeLike = np.float32
+) -> tuple[np.ndarray, np.ndarray]:
+    """x / z of every column [width] and y / z of every row [height] of a pinhole [3, 3]."""
+    x_over_z = ((np.arange(width) - K[0, 2]) / K[0, 0]).astype(dtype)
+    y_over_z = ((np.arange(height) - K[1, 2]) / K[1, 1]).astype(dtype)
     return x_over_z, y_over_z
 
 

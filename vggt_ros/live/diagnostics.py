@@ -151,7 +151,7 @@ def _input(health: Health) -> tuple[bytes, str, Mapping[str, object]]:
         'received': mailbox.received,
         'skipped because newer ones came': mailbox.dropped,
         'lost before they were taken': health.lost,
-        'given up by a new map': mailbox.cleared + health.statistics.given_up,
+        'given up while they waited': mailbox.cleared + health.statistics.given_up,
         'not decodable': tally.bad_images,
         'last not decodable': tally.last_bad_image,
         'duplicate stamps': health.statistics.duplicates,
