@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,10 @@ LISTENS = '0A'  # state TCP_LISTEN. Source: Linux, include/net/tcp_states.h
 
 def listeners(pid: int) -> set[str]:
     """Addresses on which a process listens by TCP, from the system's tables. Source: proc(5), /proc/net/tcp."""
-    held = {os.readlink(f'/proc/{pid}/fd/{fd}') for fd in os.listdir(f'/proc/{pid}/fd')}
+    held = set()
+    for descriptor in Path(f'/proc/{pid}/fd').iterdir():
+        with suppress(FileNotFoundError):  # the program may close it at any time; one that listens stays
+            held.add(os.readlink(descriptor))
     found = set()
     for table in (Path(f'/proc/{pid}/net/tcp'), Path(f'/proc/{pid}/net/tcp6')):
         for line in table.read_text().splitlines()[1:] if table.exists() else ():
