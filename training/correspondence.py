@@ -352,12 +352,11 @@ def relative_depth_loss(depth: Tensor, targets: Targets, decoded: list[int]) -> 
     Returns:
         Mean over the valid pixels of each window, then over windows; zero where there are none.
     """
-    ratio, valid = _log_ratio(depth, targets, decoded)
-    windows = [one[seen] for one, seen in zip(ratio, valid, strict=True) if seen.any()]
-    if not windows:
-        return depth.sum() * 0
-    errors = [(one - one.detach().median()).abs().clamp(max=_MAX_LOG_RATIO).mean() for one in windows]
-    return torch.stack(errors).mean()
+    ratio, valid = (part.flatten(1) for part in _log_ratio(depth, targets, decoded))
+    middle = torch.where(valid, ratio.detach(), torch.nan).nanmedian(dim=1, keepdim=True).values.nan_to_num()
+    off = torch.where(valid, ratio - middle, 0).abs().clamp(max=_MAX_LOG_RATIO)
+    count = valid.sum(1)
+    return (off.sum(1) / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
 
 
 def _log_ratio(depth: Tensor, targets: Targets, decoded: list[int]) -> tuple[Tensor, Tensor]:

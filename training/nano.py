@@ -29,7 +29,7 @@ NANO = VGGTConfig(
     track_head=None,
 )
 MATCHING_LAYERS = (0, 1)  # pairs of blocks whose global attention is told where to look
-PROBED_LAYERS = (0, 4)
+PROBED_LAYERS = (0, 1, 2, 3, 4)
 
 
 def make_nano(seed: int, config: VGGTConfig = NANO) -> VGGT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.scenes import Scene
+from training.scenes import Scene, random_rotation
 
 KINDS = ('hand_held', 'wheeled', 'turning', 'sideways')
 _CLEARANCE_M = 0.25  # no camera closer to a surface than this
@@ -41,6 +41,29 @@ def draw_path(rng: np.random.Generator, scene: Scene, frames: int, horizontal_fo
         if scene.clearance(positions).min() > _CLEARANCE_M or attempt == _TRIES - 1:
             break
     return np.stack([cam_from_world(p, *a) for p, a in zip(positions, angles, strict=True)])
+
+
+def tumble(rng: np.random.Generator, scene: Scene, path: np.ndarray) -> np.ndarray:
+    """Turn a path about its middle into any attitude in which it keeps clear of all surfaces, so that up means nothing.
+
+    Args:
+        rng: source of chance.
+        scene: the room the camera moves in.
+        path: [frames, 3, 4] cam_from_world, metres.
+
+    Returns:
+        The turned path, or the path itself where no turn of some tries fits.
+    """
+    rotation, translation = path[:, :, :3], path[:, :, 3:]
+    positions = -(rotation.transpose(0, 2, 1) @ translation)[..., 0]
+    middle = positions.mean(axis=0)
+    for _ in range(_TRIES // 3):
+        turn = random_rotation(rng)
+        moved = middle + (positions - middle) @ turn.T
+        if scene.clearance(moved).min() > _CLEARANCE_M:
+            turned = rotation @ turn.T
+            return np.concatenate([turned, -turned @ moved[..., None]], axis=2)
+    return path
 
 
 def cam_from_world(position: np.ndarray, yaw: float, pitch: float, roll: float) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -106,6 +106,53 @@ def make_scene(rng: np.random.Generator) -> Scene:
         lamp_colour=torch.from_numpy(colour).float(),
         ambient=torch.from_numpy(rng.uniform(0.35, 0.7) * rng.uniform(0.9, 1.0, 3)).float(),
     )
+
+
+def make_empty_room(rng: np.random.Generator) -> Scene:
+    """Draw a large room with nothing in it, for scatter() to fill."""
+    size = rng.uniform(5.0, 14.0, 3)
+    room = _solids(rng, [(np.array([0, 0, size[2] / 2]), np.eye(3), size / 2)], (1.0, 4.0))
+    nothing = _solids(rng, [], (1.0, 1.0))
+    lamp = torch.tensor([[0.0, 0.0, 0.5 * float(size[2])]])
+    colour = torch.from_numpy(rng.uniform(0.1, 0.6, (1, 3))).float()
+    light = torch.from_numpy(rng.uniform(0.6, 0.9) * rng.uniform(0.9, 1.0, 3)).float()
+    return Scene(room, nothing, nothing, nothing, draw_textures(rng, TEXTURES), lamp, colour, light)
+
+
+def scatter(rng: np.random.Generator, scene: Scene, path: np.ndarray, horizontal_fov: float) -> Scene:
+    """Put solids afloat before the cameras, as large to the eye near as far: one picture tells little of their depth.
+
+    In a furnished room a network gets far by knowing furniture; here what is near shows by how it moves.
+
+    Args:
+        rng: source of chance.
+        scene: an empty room.
+        path: [frames, 3, 4] cam_from_world, metres.
+        horizontal_fov: radians; solids lie within it.
+    """
+    rotation, translation = path[:, :, :3], path[:, :, 3:]
+    positions = -(rotation.transpose(0, 2, 1) @ translation)[..., 0]
+    reach = np.tan(horizontal_fov / 2)
+    shapes: tuple[list[_Placement], ...] = ([], [], [])
+    for _ in range(int(rng.integers(8, 32))):
+        frame, kind = rng.integers(len(path)), rng.choice(3, p=[0.6, 0.2, 0.2])
+        depth = np.exp(rng.uniform(np.log(0.6), np.log(6.0)))
+        ray = np.array([*rng.uniform(-reach, reach, 2), 1.0])
+        half = depth * reach * np.exp(rng.uniform(np.log(0.06), np.log(0.5), 3))
+        if kind == 1:
+            half[1] = half[0]
+        centre = positions[frame] + rotation[frame].T @ (depth * ray)
+        if np.linalg.norm(positions - centre, axis=1).min() > np.linalg.norm(half) + 0.2:
+            shapes[kind].append((centre, random_rotation(rng), half))
+    boxes, cylinders, ellipsoids = (_solids(rng, shape, (0.2, 2.5)) for shape in shapes)
+    return replace(scene, boxes=boxes, cylinders=cylinders, ellipsoids=ellipsoids)
+
+
+def random_rotation(rng: np.random.Generator) -> np.ndarray:
+    """[3, 3], all attitudes alike. Source: Mezzadri, Random Matrices from the Classical Compact Groups, 2007."""
+    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
+    q = q * np.sign(np.diag(r))
+    return q * np.sign(np.linalg.det(q))
 
 
 _Placement = tuple[np.ndarray, np.ndarray, np.ndarray]  # centre, object_from_world, half extents

@@ -28,8 +28,8 @@ class Average:
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the model as it is after `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            self.weights[name].lerp_(value, 1 - decay)
+        state = model.state_dict()
+        torch._foreach_lerp_([self.weights[name] for name in state], list(state.values()), 1 - decay)
 
 
 def save_checkpoint(run: Path, step: int, learner: nn.Module, optimiser: Optimiser, average: Average) -> None:

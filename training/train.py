@@ -16,6 +16,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -248,7 +249,7 @@ class Learner(nn.Module):
             + config.place * parts['place']
             + config.point * parts['point']
         )
-        return loss, {name: float(value.detach()) for name, value in parts.items()}
+        return loss, _numbers(parts)
 
     def fit_probes(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Loss of the probes and the matcher on a model that does not learn, and its parts for the log."""
@@ -269,7 +270,7 @@ class Learner(nn.Module):
             **{name: torch.stack([p[name] for p in probed]).mean() for name in ('place', 'point')},
         }
         loss = parts['patches'] + parts['place'] + parts['point']
-        return loss, {name: float(value.detach()) for name, value in parts.items()}
+        return loss, _numbers(parts)
 
     @staticmethod
     @contextmanager
@@ -278,37 +279,72 @@ class Learner(nn.Module):
             yield
 
 
+def _numbers(parts: dict[str, Tensor]) -> dict[str, float]:
+    """Read all at once: a GPU is waited for with every reading."""
+    return dict(zip(parts, torch.stack([value.detach().float() for value in parts.values()]).tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides of one step's share of one process.
+
+    Attributes:
+        batch: input and truth.
+        decoded: frames whose depth is decoded.
+        asked: patches whose matching and attention are supervised.
+    """
+
+    batch: Batch
+    decoded: list[int]
+    asked: Tensor
+
+
 class StepGradient:
-    """Gradient of one step's share of one process; picklable, so that workers can be started with it."""
+    """Gradient of one step's share of one process; picklable, so that workers can be started with it.
+
+    On a GPU the next step's batch is drawn on a thread of its own meanwhile.
+    """
 
     def __init__(self, config: TrainConfig, pool: Path, device: str = 'cpu') -> None:
         self.config = config
         self.pool_path = pool
         self.device = device
         self.pool: Pool | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._next: tuple[int, Future[Draw]] | None = None
 
     def __call__(self, learner: Learner, step: int, rank: int) -> dict[str, float]:
         """Add the gradient to the learner's parameters and return the parts of the loss."""
+        stage = self.config.stage(step)
+        drawn = self._drawn(step, rank, learner.model.config.patch_size)
+        if not stage.whole:
+            loss, parts = learner.match_patches(drawn.batch)
+        elif stage.probes_only:
+            loss, parts = learner.fit_probes(drawn.batch)
+        else:
+            loss, parts = learner(drawn.batch, drawn.decoded, drawn.asked)
+        loss.backward()
+        return {'loss': float(loss.detach()), **parts}
+
+    def _drawn(self, step: int, rank: int, patch_size: int) -> Draw:
+        if self.device == 'cpu':
+            return self._draw(step, rank, patch_size)
+        self._thread = self._thread or ThreadPoolExecutor(1)
+        ahead, self._next = self._next, None
+        drawn = ahead[1].result() if ahead and ahead[0] == step else self._draw(step, rank, patch_size)
+        self._next = step + 1, self._thread.submit(self._draw, step + 1, rank, patch_size)
+        return drawn
+
+    def _draw(self, step: int, rank: int, patch_size: int) -> Draw:
         self.pool = self.pool or Pool(self.pool_path)
         rng = np.random.default_rng((self.config.seed, step, rank))
         stage = self.config.stage(step)
         frames = int(np.random.default_rng((self.config.seed, step)).choice(stage.frames))  # alike in all processes
         scenes = stage.frames_per_step // frames
         batch = draw_batch(self.pool, rng, self.pool.ready(), scenes, frames, stage.image_size, stage.wide, self.device)
-        if not stage.whole:
-            loss, parts = learner.match_patches(batch)
-            loss.backward()
-            return {'loss': float(loss.detach()), **parts}
         decoded = sorted(rng.permutation(frames)[: max(1, frames // 2)].tolist())
-        if stage.probes_only:
-            loss, parts = learner.fit_probes(batch)
-            loss.backward()
-            return {'loss': float(loss.detach()), **parts}
-        patches = math.prod(stage.image_size) // learner.model.config.patch_size**2
-        asked = torch.from_numpy(rng.permutation(patches)[: patches // 3])
-        loss, parts = learner(batch, decoded, asked)
-        loss.backward()
-        return {'loss': float(loss.detach()), **parts}
+        patches = math.prod(stage.image_size) // patch_size**2
+        return Draw(batch, decoded, torch.from_numpy(rng.permutation(patches)[: patches // 3]))
 
 
 def train(
@@ -346,6 +382,9 @@ def train(
         raise ValueError(f'training on {device} takes one process, got {processes}; use --processes 1')
     started = time.monotonic()
     torch.set_num_threads(threads)
+    if device != 'cpu':
+        torch.set_float32_matmul_precision('high')  # what autocast leaves alone: losses and the camera head
+        torch.backends.cudnn.benchmark = True  # three shapes of a batch, over and over
     if not (pool / 'ready.npy').exists() or not len(Pool(pool).ready()):
         raise FileNotFoundError(f'no rendered windows in {pool}; make some: python -m training.pool {pool}')
     learner = Learner(config, make_nano(config.seed)).to(device)

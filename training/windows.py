@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.paths import draw_path
+from training.paths import draw_path, tumble
 from training.renderer import render
-from training.scenes import make_scene
+from training.scenes import make_empty_room, make_scene, scatter
 
 HELD_BACK_SEED = 1_000_000  # scenes from this seed on are for evaluation and are never trained on
 IMAGE_SIZE = (96, 128)  # height and width of the pictures that nano is trained on
@@ -40,7 +40,11 @@ class Window:
 
 
 def make_window(
-    seed: int, frames: int = 8, image_size: tuple[int, int] = IMAGE_SIZE, device: torch.device | str = 'cpu'
+    seed: int,
+    frames: int = 8,
+    image_size: tuple[int, int] = IMAGE_SIZE,
+    device: torch.device | str = 'cpu',
+    scattered: bool = False,
 ) -> Window:
     """Render the window that belongs to a seed; the same seed gives the same window on every CPU.
 
@@ -49,11 +53,16 @@ def make_window(
         frames: views along the path.
         image_size: (H, W).
         device: where the rays are cast; the window comes back on the CPU.
+        scattered: solids afloat instead of a furnished room, seen from any attitude.
     """
     rng = np.random.default_rng(seed)
-    scene = make_scene(rng)
+    scene = make_empty_room(rng) if scattered else make_scene(rng)
     fov = np.radians(rng.uniform(*_FOV_DEG))
-    path = torch.from_numpy(draw_path(rng, scene, frames, fov)).float()
+    drawn = draw_path(rng, scene, frames, fov)
+    if scattered:
+        drawn = tumble(rng, scene, drawn)
+        scene = scatter(rng, scene, drawn, fov)
+    path = torch.from_numpy(drawn).float()
     H, W = image_size
     focal = W / 2 / np.tan(fov / 2)
     K = torch.tensor([[focal, 0, W / 2], [0, focal, H / 2], [0, 0, 1]], dtype=torch.float32).expand(frames, 3, 3)

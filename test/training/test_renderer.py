@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.paths import KINDS, cam_from_world, draw_path
+from training.paths import KINDS, cam_from_world, draw_path, tumble
 from training.renderer import render
-from training.scenes import Scene, Solids, make_scene
+from training.scenes import Scene, Solids, make_empty_room, make_scene, scatter
 from training.textures import TextureAtlas, draw_textures
 from training.windows import HELD_BACK_SEED, make_window
 from vggt.geometry import project_points, world_points_from_depth
@@ -132,9 +132,9 @@ def test_same_seed_same_window_and_another_seed_another() -> None:
     assert not torch.equal(first.images, other.images)
 
 
-@pytest.mark.parametrize('seed', [0, 1, HELD_BACK_SEED])
-def test_window_is_complete_and_its_cameras_are_rigid(seed: int) -> None:
-    window = make_window(seed)
+@pytest.mark.parametrize('seed, scattered', [(0, False), (1, False), (HELD_BACK_SEED, False), (0, True), (1, True)])
+def test_window_is_complete_and_its_cameras_are_rigid(seed: int, scattered: bool) -> None:
+    window = make_window(seed, scattered=scattered)
     rotation = window.cam_from_world[:, :, :3]
     assert torch.isfinite(window.depth).all()
     assert (window.depth > 0).all()
@@ -164,3 +164,23 @@ def test_paths_stay_in_free_space_and_keep_a_shared_view() -> None:
         assert np.arccos(cosine.clip(-1, 1)).max() < fov  # yaw and pitch are each held to 0.65 of it
     assert cleared >= 38  # a crowded room may leave no way out after the last try
     assert len(KINDS) == 4
+
+
+def test_among_scattered_solids_neither_up_nor_size_tells_of_depth() -> None:
+    """Gravity points anywhere in the picture, and a solid fills as much of it near as far."""
+    down, depths, angles = [], [], []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        empty = make_empty_room(rng)
+        path = tumble(rng, empty, draw_path(rng, empty, 8, 1.0))
+        world = scatter(rng, empty, path, 1.0)
+        centres = -np.einsum('sji,sj->si', path[:, :, :3], path[:, :, 3])
+        assert world.clearance(centres).min() > 0.1
+        down.append(-path[0, :, 2])
+        for solid in (world.boxes, world.cylinders, world.ellipsoids):
+            away = np.linalg.norm(solid.centre.numpy()[:, None] - centres, axis=2).min(axis=1)
+            depths += away.tolist()
+            angles += (solid.half.norm(dim=1).numpy() / away).tolist()
+    assert np.linalg.norm(np.mean(down, axis=0)) < 0.5  # 1 where all of them agree
+    assert len(depths) > 100
+    assert abs(np.corrcoef(np.log(depths), np.log(angles))[0, 1]) < 0.5
