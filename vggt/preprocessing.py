@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vggt.errors import InputError
+from vggt.resampling import resample
 
 DEFAULT_WIDTH = 518  # the width VGGT-1B was trained at
 DEFAULT_PATCH_SIZE = 14
@@ -102,7 +103,7 @@ class ModelImage:
 
 
 def resize_keeping_aspect(
-    image: np.ndarray,
+    image: np.ndarray | Tensor,
     width: int = DEFAULT_WIDTH,
     patch_size: int = DEFAULT_PATCH_SIZE,
     fit: Literal['crop', 'pad'] = 'crop',
@@ -110,7 +111,7 @@ def resize_keeping_aspect(
     """Scale an image to a width, and cut or fill its height to a multiple of the patch size, evenly at both ends.
 
     Args:
-        image: [H, W, 3] uint8, RGB.
+        image: [H, W, 3] uint8, RGB. A tensor is resized on its device, where the result stays: to the same bits.
         width: of the result in pixels, a multiple of patch_size.
         patch_size: of the network.
         fit: 'crop' loses up to patch_size - 1 rows of the result; 'pad' repeats the edge rows instead.
@@ -173,24 +174,28 @@ def scale_pixels(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
-def _resample(image: np.ndarray, transform: ImageTransform) -> Tensor:
+def _resample(image: np.ndarray | Tensor, transform: ImageTransform) -> Tensor:
     """Bicubic with antialiasing, from the exact, fractional box of the source that the result covers."""
-    from PIL import Image  # here, so that the network runs where Pillow is not installed
-
     height, width = transform.model_size
     top = transform.offset[1] / transform.scale
     bottom = top + height / transform.scale
     margin = max(0, int(np.ceil(-top)))
-    padded = np.pad(image, ((margin, margin), (0, 0), (0, 0)), mode='edge') if margin else image
     # Rounding must not push the box over the edge by 1e-13 px, which Pillow refuses.
-    box = (0.0, max(0.0, top + margin), float(image.shape[1]), min(float(padded.shape[0]), bottom + margin))
+    end = min(float(image.shape[0] + 2 * margin), bottom + margin)
+    box = (0.0, max(0.0, top + margin), float(image.shape[1]), end)
+    if isinstance(image, Tensor):
+        return resample(image, box, (height, width), margin)
+    from PIL import Image  # here, so that the network runs where Pillow is not installed
+
+    padded = np.pad(image, ((margin, margin), (0, 0), (0, 0)), mode='edge') if margin else image
     resized = Image.fromarray(padded).resize((width, height), Image.Resampling.BICUBIC, box=box)
     return torch.from_numpy(np.array(resized))
 
 
-def _check_image(image: np.ndarray) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        came = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+def _check_image(image: np.ndarray | Tensor) -> None:
+    is_image = isinstance(image, (np.ndarray, Tensor))
+    if not is_image or image.dtype != (torch.uint8 if isinstance(image, Tensor) else np.uint8):
+        came = image.dtype if is_image else type(image).__name__
         raise InputError(f'image must be a uint8 array [H, W, 3] in RGB, got {came}')
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(f'image must be [H, W, 3] in RGB with at least one pixel, got {list(image.shape)}')

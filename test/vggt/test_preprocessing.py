@@ -121,6 +121,20 @@ def test_padding_repeats_the_edge() -> None:
     assert (scaled.image * 255).round().unique().tolist() == [200]
 
 
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason='no GPU'))])  # fmt: skip
+@pytest.mark.parametrize('fit', ['crop', 'pad'])
+@pytest.mark.parametrize('size', [*SIZES, (392, 518), (50, 60), (1080, 1920)])
+def test_a_tensor_is_resized_to_the_bits_that_pillow_makes(size: tuple[int, int], fit: str, device: str) -> None:
+    hard = (noise(*size) > 127).astype(np.uint8) * 255  # black and white: the kernel overshoots both
+    for image in (noise(*size), hard):
+        expected = resize_keeping_aspect(image, 518, 14, fit)
+        found = resize_keeping_aspect(torch.from_numpy(image).to(device), 518, 14, fit)
+        assert found.transform == expected.transform
+        assert found.pixels.device.type == device
+        np.testing.assert_array_equal(found.pixels.cpu().numpy(), expected.pixels.numpy())
+
+
 @pytest.mark.parametrize(
     'image, message',
     [
@@ -129,6 +143,8 @@ def test_padding_repeats_the_edge() -> None:
         (np.zeros((3, 10, 10), np.uint8), r'\[H, W, 3\]'),
         (np.zeros((0, 10, 3), np.uint8), 'at least one pixel'),
         (np.zeros((10, 10, 3), np.float32), 'uint8.*float32'),
+        (torch.zeros(10, 10, 3), 'uint8.*float32'),
+        (torch.zeros(3, 10, 10, dtype=torch.uint8), r'\[H, W, 3\]'),
         ([[0, 0, 0]], 'list'),
         (np.zeros((5, 1000, 3), np.uint8), "fit='pad'"),
     ],
