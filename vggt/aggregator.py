@@ -65,8 +65,9 @@ class Aggregator(nn.Module):
         Returns:
             [M, P, C].
         """
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-        return self.patch_embed((images - mean) / std)
+        channels = zip(images.unbind(1), IMAGE_MEAN, IMAGE_STD, strict=True)
+        # a tensor of the means would be a copy from the host, for which a GPU's whole queue would be waited for
+        return self.patch_embed(torch.stack([(channel - mean) / std for channel, mean, std in channels], dim=1))
 
     def attend(
         self, patch_tokens: Tensor, image_size: tuple[int, int], keep: Collection[int] | None = None

@@ -83,7 +83,7 @@ class VGGT(nn.Module):
             if self.camera_head is not None and 'camera' in wanted:
                 found['pose_encodings'] = self.camera_head(layers[self.config.depth - 1][:, :, 0])
                 found['pose_encoding'] = found['pose_encodings'][-1]
-            decoded = layers if frames is None else {i: layer[:, frames] for i, layer in layers.items()}
+            decoded = layers if frames is None else {i: pick(layer, frames) for i, layer in layers.items()}
             if self.depth_head is not None and 'depth' in wanted:
                 depth, found['depth_confidence'] = self.depth_head(decoded, image_size, special, chunk)
                 found['depth'] = depth.squeeze(-1)
@@ -100,3 +100,14 @@ class VGGT(nn.Module):
         if self.track_head is None:
             raise InputError('query points need the track head, which this model was built without')
         return self.track_head
+
+
+def pick(layer: Tensor, frames: Sequence[int]) -> Tensor:
+    """[B, S, ...] -> [B, len(frames), ...]: a view where they follow each other.
+
+    Indexing by a list would copy it to the device, and wait there for all that is computed.
+    """
+    first = frames[0] if frames else 0
+    if list(frames) == list(range(first, first + len(frames))):
+        return layer[:, first : first + len(frames)]
+    return torch.stack([layer[:, frame] for frame in frames], dim=1)

@@ -73,6 +73,8 @@ class StreamingVGGT:
             if head is not None:
                 head.to(head_dtype)
         self._approximate(approximation)
+        if self.device.type == 'cuda':
+            torch.cuda.current_stream(self.device).synchronize()  # the weights are there, whatever stream reads them
 
     @property
     def config(self) -> VGGTConfig:
