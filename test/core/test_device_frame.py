@@ -59,11 +59,11 @@ def test_a_frame_whose_depth_was_replaced_is_not_lifted_from_the_old() -> None:
     assert frame.of(frame.host.copy()) is None
 
 
-def clouds_of(makes_clouds: bool, **changes: object) -> tuple[list[np.ndarray], int]:
+def clouds_of(works_on_device: bool, **changes: object) -> tuple[list[np.ndarray], int]:
     """All clouds of a short stream through the real network, and how many frames a device held."""
     config = Config().with_values({**SETTINGS, **changes})
     predictor = VggtPredictor(config)
-    predictor.makes_clouds = makes_clouds
+    predictor.works_on_device = works_on_device
     pipeline = Pipeline(config, predictor)
     encoder = Encoder(config, bag_messages())
     images = np.random.default_rng(0).integers(0, 256, (6, 48, 64, 3), dtype=np.uint8)
@@ -96,7 +96,7 @@ def test_a_stream_gives_the_same_clouds_either_way(changes: dict[str, object]) -
 def test_what_a_mask_hides_stays_hidden() -> None:
     config = Config().with_values(SETTINGS)
     predictor = VggtPredictor(config)
-    predictor.makes_clouds = True
+    predictor.works_on_device = True
     pipeline = Pipeline(config, predictor)
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     mask = np.ones((48, 64), bool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,7 +30,7 @@ from vggt_ros.core.loops.retrieval import describe, thin_patches
 from vggt_ros.core.planner import Plan, free_memory, grids, plan_for_budget, plan_windows, rehearse
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.rig import Rig, RigFit, all_views, split_cameras
-from vggt_ros.core.transfer import to_device, to_host
+from vggt_ros.core.transfer import beside, download, to_host, upload
 from vggt_ros.core.window import Window
 
 HEADS = ('camera', 'depth')
@@ -66,11 +66,11 @@ class Encoded:
     """What is kept of a frame while it is in a window, on the network's grid.
 
     Args:
-        image: its pixels.
+        image: its pixels on the host; on a GPU they are there once the window's answers are.
         tokens: [P, C] its patches.
         seen: [h, w] bool, where it shows the scene; None: everywhere.
         descriptor, patches: what it looks like as a whole and part by part (retrieval); None where loop closure is off.
-        on_device: [h, w, 3] uint8, its pixels on the network's device; None where clouds are made on the host.
+        on_device: [h, w, 3] uint8, its pixels on the network's device; None where they are made on the host.
     """
 
     image: ModelImage
@@ -92,7 +92,9 @@ class VggtPredictor:
 
     Attributes:
         locked: intrinsics of cameras that are not calibrated; whoever splits a stream hands them from part to part.
-        makes_clouds: whether pixels and depth stay on the device for clouds to be made there.
+        works_on_device: whether pictures are resized on the network's device, and pixels and depth stay there for
+            clouds to be made; else the host does both. On a GPU a picture's copy, resizing and encoding run beside the
+            window that is computed, if there is one.
 
     Raises:
         ConfigError: the device or the weights cannot be had, or input_width does not fit the network.
@@ -105,7 +107,8 @@ class VggtPredictor:
         if width % patch:
             fitting = max(patch, round(width / patch) * patch)
             raise ConfigError(f'input_width must be a multiple of {patch} for this network, got {width}; try {fitting}')
-        self.makes_clouds = getattr(self.network, 'device', torch.device('cpu')).type == 'cuda'
+        self._device: torch.device = getattr(self.network, 'device', torch.device('cpu'))
+        self.works_on_device = self._device.type == 'cuda'
         self._longest = width or self.network.config.image_size  # side of a picture on the network's grid
         self.reset()
 
@@ -123,12 +126,9 @@ class VggtPredictor:
         Returns:
             Seconds spent on resizing.
         """
-        start = time.perf_counter()
         prepare_s = 0.0
         with contextlib.suppress(VGGTError, RuntimeError):
-            resized, seen = self._prepare([frame, *frame.views])
-            prepare_s = time.perf_counter() - start
-            self._encode(resized, seen)
+            prepare_s = self._look_at([frame, *frame.views])
         return prepare_s
 
     def predict(self, window: Window) -> Prediction:
@@ -157,13 +157,10 @@ class VggtPredictor:
             self._encoded, self._is_apart = kept, False
 
     def _predict(self, window: Window) -> Prediction:
-        start = time.perf_counter()
         frames, rows = all_views(window)
         keys = [frame.key for frame in frames]
         self._encoded = {key: self._encoded[key] for key in keys if key in self._encoded}
-        resized, seen = self._prepare(frames)
-        prepare_s = time.perf_counter() - start
-        self._encode(resized, seen)
+        prepare_s = self._look_at(frames)
         images = [self._encoded[key].image for key in keys]
         compared = window.shared if window.is_bridge else self.config.alignment.max_frames
         decoded = [i for i, row in enumerate(rows) if row >= window.shared - compared]
@@ -263,6 +260,17 @@ class VggtPredictor:
         if not self.config.model.input_width:
             self._longest = plan.size[1]
 
+    def _look_at(self, frames: Sequence[Frame]) -> float:
+        """Resize and encode what is not encoded yet; the seconds of resizing, on a GPU those of asking for it."""
+        start = time.perf_counter()
+        # the memory of CUDA graphs is theirs alone: a compiled network runs on one stream
+        is_compiled = getattr(getattr(self.network, 'shared', self.network), 'is_compiled', False)
+        with beside(self._device, enabled=self.works_on_device and not is_compiled) as hand_over:
+            resized, seen = self._prepare(frames)
+            prepare_s = time.perf_counter() - start
+            self._encode(resized, seen, hand_over)
+        return prepare_s
+
     def _prepare(
         self, frames: Sequence[Frame]
     ) -> tuple[dict[tuple[int, int], ModelImage], dict[tuple[int, int], np.ndarray | None]]:
@@ -274,22 +282,31 @@ class VggtPredictor:
     def _resize(self, frame: Frame) -> ModelImage:
         height, width = frame.size
         network = self.network.config
+        image = upload(frame.image, self._device) if self.works_on_device else frame.image
         if self._is_apart:
-            return resize_keeping_aspect(frame.image, width, network.patch_size)
+            return resize_keeping_aspect(image, width, network.patch_size)
         fitting = fitting_width(height, width, self._longest, network.patch_size)
-        return resize_keeping_aspect(frame.image, self.config.model.input_width or fitting, network.patch_size)
+        return resize_keeping_aspect(image, self.config.model.input_width or fitting, network.patch_size)
 
     def _encode(
-        self, resized: dict[tuple[int, int], ModelImage], seen: dict[tuple[int, int], np.ndarray | None]
+        self,
+        resized: dict[tuple[int, int], ModelImage],
+        seen: dict[tuple[int, int], np.ndarray | None],
+        hand_over: Callable[[torch.Tensor], None],
     ) -> None:
-        if resized:
-            pixels = stack_pixels(list(resized.values()))
-            if self.makes_clouds:
-                pixels = to_device(pixels, self.network.device)
-            tokens = self.network.encode(pixels)
-            for (key, image), row, own in zip(resized.items(), tokens, pixels, strict=True):
-                kept = own if self.makes_clouds else None
-                self._encoded[key] = Encoded(image, row, seen[key], *self._describe(image, row), kept)
+        if not resized:
+            return
+        pixels = stack_pixels(list(resized.values()))
+        tokens = self.network.encode(pixels)
+        hand_over(tokens)
+        on_host: Sequence[torch.Tensor] = pixels.unbind()
+        on_device: Sequence[torch.Tensor | None] = [None] * len(resized)
+        if self.works_on_device:
+            hand_over(pixels)
+            on_host, on_device = download(pixels).unbind(), on_host
+        for (key, image), row, here, there in zip(resized.items(), tokens, on_host, on_device, strict=True):
+            own = ModelImage(here, image.transform)
+            self._encoded[key] = Encoded(own, row, seen[key], *self._describe(own, row), there)
 
     def _describe(self, image: ModelImage, tokens: torch.Tensor) -> tuple[np.ndarray | None, np.ndarray | None]:
         if not self.config.loop.closure:

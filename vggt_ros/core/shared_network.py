@@ -7,6 +7,7 @@ images another stream has. Nothing is held back to fill a batch.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections import Counter, deque
@@ -37,6 +38,7 @@ class _Request:
         run: takes the tensors of such requests, gives the answer for each.
         tensor: of this one.
         fits: how many of this kind the device takes at once.
+        stream: of the GPU, that of whoever asks, so that its order holds across threads; None on a processor.
         answer: for whoever waits.
     """
 
@@ -44,6 +46,7 @@ class _Request:
     run: Callable[[list[Tensor]], list[Any]]
     tensor: Tensor
     fits: Callable[[], int]
+    stream: torch.cuda.Stream | None
     answer: Future[Any] = field(default_factory=Future)
 
 
@@ -90,7 +93,9 @@ class SharedNetwork:
         self, kind: Hashable, run: Callable[[list[Tensor]], list[Any]], tensor: Tensor, fits: Callable[[], int]
     ) -> Any:
         """Wait for an answer; what went wrong with this request alone is raised."""
-        request = _Request(kind, run, tensor, fits)
+        device = self.network.device
+        stream = torch.cuda.current_stream(device) if device.type == 'cuda' else None
+        request = _Request((kind, stream), run, tensor, fits, stream)
         with self._changed:
             if self._is_closed:
                 raise InputError('the shared network was closed')
@@ -139,7 +144,9 @@ class SharedNetwork:
     def _answer(self, requests: Sequence[_Request]) -> None:
         """Together; where memory is short in halves, and after another error each alone: a failure is only its own."""
         try:
-            answers = requests[0].run([one.tensor for one in requests])
+            stream = requests[0].stream  # of all: it is part of their kind
+            with torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
+                answers = requests[0].run([one.tensor for one in requests])
         except Exception as error:
             self._answer_in_parts(requests, error)
             return

@@ -1,9 +1,11 @@
-"""Pictures to the device of the network, and what it answers to the host in one copy."""
+"""Pictures to the device of the network, a stream of its own for that, and what it answers to the host in one copy."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -16,18 +18,40 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
+def upload(image: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A picture on a device, as to_device; the array is read before the call returns, and may be read-only.
+
+    The pinned memory is taken from torch's own store, which takes it back when the copy has ended.
+    """
+    staged = torch.empty(image.shape, dtype=torch.uint8, pin_memory=device.type == 'cuda')
+    np.copyto(staged.numpy(), image)
+    return staged.to(device, non_blocking=True)
+
+
+def download(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the host that is under way: not to be read before an event of this stream behind it has come.
+
+    That of to_host is one, on this stream or one that has waited for it. On a processor the tensor itself.
+    """
+    if tensor.device.type == 'cpu':
+        return tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
 def to_host(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
     """Arrays of the same shapes, float32; on a processor the tensors themselves where they are that already.
 
-    A GPU gathers them and copies once, into pinned memory, and the call waits for that. The memory is taken from
-    torch's own store and goes back to it with the last of the arrays.
+    A GPU gathers them and copies once, into pinned memory, and the call waits for that, asleep, but not for what others
+    give the same stream meanwhile. The memory is taken from torch's own store and goes back to it with the last array.
     """
     if all(one.device.type == 'cpu' for one in tensors):
         return [one.float().numpy() for one in tensors]
     gathered = gather(tensors)
-    host = torch.empty(gathered.shape, dtype=gathered.dtype, pin_memory=True)
-    host.copy_(gathered, non_blocking=True)
-    torch.cuda.current_stream(gathered.device).synchronize()
+    host = download(gathered)
+    arrived = torch.cuda.Event(blocking=True)  # without it the wait keeps a core of the robot busy
+    arrived.record(torch.cuda.current_stream(gathered.device))
+    arrived.synchronize()
     return spread(host, [one.shape for one in tensors])
 
 
@@ -40,3 +64,39 @@ def spread(gathered: torch.Tensor, shapes: Sequence[Sequence[int]]) -> list[np.n
     """The parts of gathered tensors in their shapes: views of its memory."""
     parts = gathered.split([math.prod(shape) for shape in shapes])
     return [part.view(*shape).numpy() for part, shape in zip(parts, shapes, strict=True)]
+
+
+@contextlib.contextmanager
+def beside(device: torch.device, *, enabled: bool = True) -> Iterator[Callable[[torch.Tensor], None]]:
+    """What a GPU is given inside runs on a second stream, beside what the current one still computes.
+
+    What the current stream is given afterwards waits for it; the host never does. Inside, only what comes from the host
+    or was made inside may be read, and weights. On a processor, or where not enabled, nothing is different.
+
+    Yields:
+        To be called with every tensor that is used after the block: else its memory could be given away too early.
+    """
+    if device.type != 'cuda' or not enabled:
+        yield _nothing
+        return
+    main, side = torch.cuda.current_stream(device), side_stream(device)
+    with torch.cuda.stream(side):
+        try:
+            yield partial(_hand_over, main)
+        finally:
+            main.wait_stream(side)
+
+
+@lru_cache(maxsize=8)
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The second stream of a GPU, for all threads: one picture's kernels go before those of a window, and are few."""
+    return torch.cuda.Stream(device, priority=-1)
+
+
+def _hand_over(stream: torch.cuda.Stream, tensor: torch.Tensor) -> None:
+    with torch.inference_mode():  # torch counts this as a change, which it refuses elsewhere for results of inference
+        tensor.record_stream(stream)
+
+
+def _nothing(_: torch.Tensor) -> None:
+    pass
