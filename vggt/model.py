@@ -6,6 +6,7 @@ Source: Wang et al., VGGT: Visual Geometry Grounded Transformer, CVPR 2025.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ class VGGT(nn.Module):
         wanted = self.config.heads if heads is None else heads
         special = self.config.num_special_tokens
         any_layer = next(iter(layers.values()))
-        found: dict[str, Tensor] = {}
+        found: dict[str, Any] = {}
         with torch.autocast(any_layer.device.type, enabled=False):
             if self.camera_head is not None and 'camera' in wanted:
                 found['pose_encodings'] = self.camera_head(layers[self.config.depth - 1][:, :, 0])

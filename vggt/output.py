@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from vggt.errors import InputError
@@ -27,6 +28,7 @@ class VGGTOutput:
         world_points: [B, S, H, W, 3]; world_points_confidence: [B, S, H, W].
         tracks: [iterations, B, S, Nq, 2] pixels (x, y) of the query points in each frame.
         visibility, track_confidence: [B, S, Nq] in 0..1.
+        ready: of a GPU, comes when all of this is computed, for whoever reads it on another stream; None: not told.
     """
 
     image_size: tuple[int, int]
@@ -39,6 +41,7 @@ class VGGTOutput:
     tracks: Tensor | None = None
     visibility: Tensor | None = None
     track_confidence: Tensor | None = None
+    ready: torch.cuda.Event | None = None
 
     def cameras(self) -> tuple[Tensor, Tensor]:
         """cam_from_world [B, S, 3, 4] and K [B, S, 3, 3] in pixels of the model's input.

@@ -6,6 +6,7 @@ Source: docs/network_facts.md sec. 8 (precision), 13 (cost) and 14 (what overlap
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -152,7 +153,12 @@ class StreamingVGGT:
             keep = self.model.layers_read(heads)
             layers = self.model.aggregator.attend(patch_tokens.to(self.device), image_size, keep)
         picked = None if chosen == list(range(count)) else chosen  # all frames need no copy
-        return self.model.read_heads(layers, image_size, heads=heads, frames=picked, chunk=self.chunk)
+        output = self.model.read_heads(layers, image_size, heads=heads, frames=picked, chunk=self.chunk)
+        if self.device.type != 'cuda':
+            return output
+        ready = torch.cuda.Event(blocking=True)  # whoever waits on the host sleeps
+        ready.record(torch.cuda.current_stream(self.device))
+        return replace(output, ready=ready)
 
     def compile(self, backend: str = 'inductor') -> None:
         """Compile aggregator and backbone, on a GPU with CUDA graphs; the first call of each size takes long.

@@ -18,7 +18,7 @@ from vggt_ros.core.frame import Frame
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import VggtPredictor
 from vggt_ros.core.shared_network import SharedNetwork
-from vggt_ros.core.transfer import beside, download, side_stream, to_host, upload
+from vggt_ros.core.transfer import beside, download, picture_stream, to_host, upload
 from vggt_ros.core.window import Window
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
@@ -162,7 +162,7 @@ def test_what_is_given_to_the_second_stream_passes_what_runs_on_the_first() -> N
             pixels = upload(image, device)
             host = download(pixels)
             hand_over(pixels)
-        side_stream(device).synchronize()
+        picture_stream(device).synchronize()
         passed = not busy.query()
         doubled = to_host([2 * pixels])[0]
     assert passed

@@ -109,6 +109,7 @@ class VggtPredictor:
             raise ConfigError(f'input_width must be a multiple of {patch} for this network, got {width}; try {fitting}')
         self._device: torch.device = getattr(self.network, 'device', torch.device('cpu'))
         self.works_on_device = self._device.type == 'cuda'
+        self._leaving = torch.cuda.Stream(self._device, priority=-1) if self.works_on_device else None  # of answers
         self._longest = width or self.network.config.image_size  # side of a picture on the network's grid
         self.reset()
 
@@ -167,8 +168,8 @@ class VggtPredictor:
         transform = images[0].transform
         tokens = torch.stack([self._encoded[key].tokens for key in keys])
         output = self.network.predict(tokens, transform.model_size, frames=decoded)
-        answers = _answers(output)
-        encoding, seen_depth, seen_confidence = to_host(answers)
+        self._describe_late(keys)
+        answers, (encoding, seen_depth, seen_confidence) = self._fetch(output)
         cam_from_window, K_network = _cameras(encoding, transform.model_size)
         depth = np.full((len(images), *transform.model_size), np.nan, np.float32)
         confidence = depth.copy()
@@ -197,6 +198,19 @@ class VggtPredictor:
         if not descriptors:
             return prediction
         return dataclasses.replace(prediction, descriptors=np.stack(descriptors), patches=np.stack(patches))
+
+    def _fetch(self, output: VGGTOutput) -> tuple[Sequence[torch.Tensor], list[np.ndarray]]:
+        """The answers on the device, and on the host in one copy.
+
+        On a stream of their own: on that which computes, another robot's window may stand behind this one already.
+        """
+        enabled = self.works_on_device and output.ready is not None
+        with beside(self._device, enabled=enabled, stream=self._leaving, after=output.ready) as hand_over:
+            answers = _answers(output)
+            arrays = to_host(answers)
+            for answer in answers:
+                hand_over(answer)
+        return answers, arrays
 
     def _kept(
         self, keys: list[tuple[int, int]], decoded: list[int], host: np.ndarray, answers: Sequence[torch.Tensor]
@@ -260,12 +274,16 @@ class VggtPredictor:
         if not self.config.model.input_width:
             self._longest = plan.size[1]
 
+    @property
+    def _overlaps(self) -> bool:
+        """Whether pictures run beside a window; not where it is compiled: all CUDA graphs share memory."""
+        network = getattr(self.network, 'shared', self.network)
+        return self.works_on_device and not getattr(network, 'is_compiled', False)
+
     def _look_at(self, frames: Sequence[Frame]) -> float:
         """Resize and encode what is not encoded yet; the seconds of resizing, on a GPU those of asking for it."""
         start = time.perf_counter()
-        # the memory of CUDA graphs is theirs alone: a compiled network runs on one stream
-        is_compiled = getattr(getattr(self.network, 'shared', self.network), 'is_compiled', False)
-        with beside(self._device, enabled=self.works_on_device and not is_compiled) as hand_over:
+        with beside(self._device, enabled=self._overlaps) as hand_over:
             resized, seen = self._prepare(frames)
             prepare_s = time.perf_counter() - start
             self._encode(resized, seen, hand_over)
@@ -306,7 +324,19 @@ class VggtPredictor:
             on_host, on_device = download(pixels).unbind(), on_host
         for (key, image), row, here, there in zip(resized.items(), tokens, on_host, on_device, strict=True):
             own = ModelImage(here, image.transform)
-            self._encoded[key] = Encoded(own, row, seen[key], *self._describe(own, row), there)
+            described = (None, None) if self._overlaps else self._describe(own, row)
+            self._encoded[key] = Encoded(own, row, seen[key], *described, there)
+
+    def _describe_late(self, keys: Sequence[tuple[int, int]]) -> None:
+        """While the device computes the window: before it, the host would have to wait for every picture's tokens."""
+        if not (self._overlaps and self.config.loop.closure):
+            return
+        with beside(self._device):
+            for key in keys:
+                one = self._encoded[key]
+                if one.descriptor is None:
+                    descriptor, patches = self._describe(one.image, one.tokens)
+                    self._encoded[key] = dataclasses.replace(one, descriptor=descriptor, patches=patches)
 
     def _describe(self, image: ModelImage, tokens: torch.Tensor) -> tuple[np.ndarray | None, np.ndarray | None]:
         if not self.config.loop.closure:

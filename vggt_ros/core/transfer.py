@@ -67,11 +67,24 @@ def spread(gathered: torch.Tensor, shapes: Sequence[Sequence[int]]) -> list[np.n
 
 
 @contextlib.contextmanager
-def beside(device: torch.device, *, enabled: bool = True) -> Iterator[Callable[[torch.Tensor], None]]:
+def beside(
+    device: torch.device,
+    *,
+    enabled: bool = True,
+    stream: torch.cuda.Stream | None = None,
+    after: torch.cuda.Event | None = None,
+) -> Iterator[Callable[[torch.Tensor], None]]:
     """What a GPU is given inside runs on a second stream, beside what the current one still computes.
 
     What the current stream is given afterwards waits for it; the host never does. Inside, only what comes from the host
-    or was made inside may be read, and weights. On a processor, or where not enabled, nothing is different.
+    or was made inside may be read, and what was there already: weights, or what `after` tells of. On a processor, or
+    where not enabled, nothing is different.
+
+    Args:
+        device: of the network.
+        enabled: else the current stream takes it.
+        stream: the second one; None: that of pictures.
+        after: what it waits for first.
 
     Yields:
         To be called with every tensor that is used after the block: else its memory could be given away too early.
@@ -79,17 +92,19 @@ def beside(device: torch.device, *, enabled: bool = True) -> Iterator[Callable[[
     if device.type != 'cuda' or not enabled:
         yield _nothing
         return
-    main, side = torch.cuda.current_stream(device), side_stream(device)
+    main, side = torch.cuda.current_stream(device), stream or picture_stream(device)
     with torch.cuda.stream(side):
         try:
+            if after is not None:
+                side.wait_event(after)
             yield partial(_hand_over, main)
         finally:
             main.wait_stream(side)
 
 
 @lru_cache(maxsize=8)
-def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The second stream of a GPU, for all threads: one picture's kernels go before those of a window, and are few."""
+def picture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Of a GPU, for all threads: a picture's kernels are few and go before those of a window."""
     return torch.cuda.Stream(device, priority=-1)
 
 
