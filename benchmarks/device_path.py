@@ -9,6 +9,8 @@ streams: windows of 8 with stride 4 over pictures that are all different. 'in tu
 the next pictures are encoded, 'one stream' gives them to the device while the window is computed, 'beside' does so on a
 second stream. A picture's latency is from the call to its tokens. Answers of all ways are compared with those of 'in
 turn' run first, bit by bit; 'beside' runs three times: a race would show as a difference that moves.
+robots: two that share the network, each asking for its next window as soon as it has the answers of the last; the copy
+of the answers behind what the computing stream has been given meanwhile, and on a stream of its own behind the event.
 waits: whether anything between the picture and the copy of the answers makes the host wait for the device.
 """
 
@@ -18,6 +20,7 @@ import argparse
 import platform
 import statistics
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +32,7 @@ from torch import Tensor
 from benchmarks.forms import fill
 from vggt import VGGT, StreamingVGGT, VGGTConfig, VGGTOutput, load_vggt
 from vggt.preprocessing import resize_keeping_aspect, scale_pixels
+from vggt_ros.core.shared_network import Member, SharedNetwork
 from vggt_ros.core.transfer import beside, download, to_device, to_host, upload
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +59,7 @@ def main() -> None:
     print(f'\nnetwork ready after {time.perf_counter() - begin:.1f} s')
     frames = 16 if arguments.quick else arguments.frames
     streams(network, device, frames, width=128 if arguments.quick else 518)
+    robots(network, device, windows=3 if arguments.quick else 5, width=128 if arguments.quick else 518)
     if is_gpu:
         waits(network, device, width=128 if arguments.quick else 518)
         print(f'peak memory of the device: {torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB')
@@ -207,6 +212,39 @@ class Clock:
         if self._events:
             return self._events[0].elapsed_time(self._events[1])
         return (self._end - self._begin) * 1e3
+
+
+@torch.inference_mode()
+def robots(network: StreamingVGGT, device: torch.device, windows: int, width: int) -> None:
+    """Windows a second of both together, and milliseconds from a request to its answers."""
+    size = (width * 3 // 4 // network.config.patch_size * network.config.patch_size, width)
+    pixels = torch.zeros(1, *size, 3, dtype=torch.uint8)
+    tokens = network.encode(pixels).expand(SIZE, -1, -1).contiguous()
+    print(f'\n## robots, two of {windows} windows\n')
+    print('| copy of the answers | windows/s | median [ms] | most [ms] |\n|---|---|---|---|')
+    for name in ('behind the stream', 'behind its event', 'behind the stream', 'behind its event'):
+        owner, taken = SharedNetwork(network, max_batch_size=1), list[float]()
+
+        def robot(member: Member, name: str = name, taken: list[float] = taken) -> None:
+            own = torch.cuda.Stream(device, priority=-1) if device.type == 'cuda' else None
+            for _ in range(windows):
+                begin = time.perf_counter()
+                output = member.predict(tokens, size, frames=range(SIZE - STRIDE, SIZE))
+                with beside(device, enabled=name == 'behind its event', stream=own, after=output.ready):
+                    to_host(gathered(output))
+                taken.append((time.perf_counter() - begin) * 1e3)
+
+        threads = [threading.Thread(target=robot, args=(owner.member(),)) for _ in range(2)]
+        begin = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.perf_counter() - begin
+        owner.close()
+        print(
+            f'| {name} | {len(taken) / seconds:.2f} | {statistics.median(taken):.1f} | {max(taken):.1f} |', flush=True
+        )
 
 
 @torch.inference_mode()
