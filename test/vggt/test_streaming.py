@@ -8,7 +8,7 @@ import pytest
 import torch
 from small import SMALL, random_images, small_model
 
-from vggt import StreamingVGGT, VGGTOutput
+from vggt import VGGT, StreamingVGGT, VGGTOutput
 from vggt.approximation import Approximation
 from vggt.errors import ConfigError, InputError
 from vggt.layers import attention
@@ -187,3 +187,24 @@ def test_compiled_the_outputs_stay_the_same() -> None:
     stream.compile(backend='eager')  # what is compiled is traced; the code made of it is torch's business
     for _ in range(2):
         assert_same(stream.predict(stream.encode(images), SIZE), plain(images), [0, 1, 2, 3])
+
+
+@torch.inference_mode()
+def test_compiled_no_part_of_it_lies_on_the_processor() -> None:
+    """A graph with such a part does not become a CUDA graph, and torch says so in no more than a hint."""
+    elsewhere, sizes = [], []
+
+    def look(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        values = [node.meta.get('example_value') for node in graph.graph.nodes]
+        found = [value.device.type for value in values if isinstance(value, torch.Tensor)]
+        sizes.append(len(found))
+        elsewhere.extend(device for device in found if device != 'meta')
+        return graph
+
+    with torch.device('meta'):
+        aggregator = VGGT(SMALL).aggregator.eval()
+    tokens = torch.compile(aggregator.encode, backend=look)(torch.empty(2, 3, *SIZE, device='meta'))
+    torch.compile(aggregator.attend, backend=look)(tokens[None], SIZE)
+    assert len(sizes) == 2  # one graph each
+    assert min(sizes) > 10
+    assert not elsewhere

@@ -30,9 +30,11 @@ def grid_rotary_table(
     """
     # A table first made under inference_mode must still serve a later training step.
     with torch.inference_mode(False):
-        y, x = torch.meshgrid(torch.arange(rows) + 1, torch.arange(columns) + 1, indexing='ij')
+        # on the device from the start: a graph with a part on the processor would not become a CUDA graph
+        row, column = (torch.arange(1, count + 1, device=device) for count in (rows, columns))
+        y, x = torch.meshgrid(row, column, indexing='ij')
         patches = torch.stack((y, x), dim=-1).reshape(-1, 2)  # patch positions start at 1
-        positions = torch.cat((patches.new_zeros(num_special, 2), patches)).to(device)
+        positions = torch.cat((patches.new_zeros(num_special, 2), patches))
         return rotary_table(positions, head_dim, base)
 
 
