@@ -20,6 +20,16 @@ from vggt_ros.core.planner import free_memory, window_bytes, windows_together
 from vggt_ros.core.shared_network import MOST, window_of
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
+COLUMNS = (
+    'robots',
+    'encoding, times as fast',
+    'windows, times as fast (10 to 90 %)',
+    'wait one by one [ms]',
+    'wait in one pass [ms]',
+    'pose, depth differ',
+    'peak [GiB]',
+    'estimated [GiB]',
+)
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
@@ -92,11 +102,7 @@ def main() -> None:
         f'{args.model} on {args.device}, {args.dtype}, {torch.get_num_threads()} threads, windows of {args.frames} '
         f'stride {args.stride} at {args.width}x{args.height}; free memory would allow {fits} together\n'
     )
-    print(
-        '| robots | encoding, times as fast | windows, times as fast (10 to 90 %) | wait one by one [ms] | '
-        'wait in one pass [ms] | pose, depth differ | peak [GiB] | estimated [GiB] |'
-    )
-    print('|---' * 8 + '|')
+    print(f'| {" | ".join(COLUMNS)} |\n{"|---" * len(COLUMNS)}|')
     for robots in (1, 2, 4, 8):
         print(measure(network, robots, args), flush=True)
 

@@ -6,13 +6,19 @@ import ctypes
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from benchmarks.forms import groups
+from vggt import VGGT, VGGTConfig
+from vggt.heads.position import sine_tables
+from vggt.layers.rope import grid_rotary_table
 
 MEMORY_STATUS = Path('/proc/self/status')
 FORGET_PEAK = Path('/proc/self/clear_refs')  # writing 5 resets VmHWM. Source: Linux, proc_pid_clear_refs(5)
@@ -27,6 +33,88 @@ def make_counter() -> FlopCounterMode:
     """A counter of matrix products, convolutions and attention."""
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     return FlopCounterMode(display=False, custom_mapping={fused: count_attention})
+
+
+class Operations:
+    """2 per multiply-add of every part of a network at one image size; counted on shapes, nothing is computed.
+
+    Every part grows as a S + b S^2 with the S frames it sees, so two counts tell all.
+
+    Args:
+        config: of the network; its heads are those that run.
+        shape: (H, W) of the images in pixels.
+    """
+
+    def __init__(self, config: VGGTConfig, shape: tuple[int, int]) -> None:
+        one, two = (count_by_part(config, shape, frames) for frames in (1, 2))
+        self._square = {part: (two[part] - 2 * one[part]) // 2 for part in one}
+        self._linear = {part: one[part] - self._square[part] for part in one}
+
+    def of(self, frames: int, new: int) -> dict[str, int]:
+        """Of a window of which the new frames are encoded and decoded, by part."""
+        seen = {part: new if part == 'patch tokens' or 'depth' in part or 'point' in part else frames
+                for part in self._linear}  # fmt: skip
+        return {part: self._linear[part] * count + self._square[part] * count**2 for part, count in seen.items()}
+
+
+@torch.inference_mode()
+def count_by_part(config: VGGTConfig, shape: tuple[int, int], frames: int) -> dict[str, int]:
+    """Of one forward pass of all frames through all parts that the configuration has.
+
+    All blocks of a kind need the same: one of each is run.
+    """
+    times = config.depth // config.attention_block_size
+    with torch.device('meta'):
+        model = VGGT(_one_of_each(config)).eval()
+    counts: dict[str, int] = {}
+    tables = (grid_rotary_table, sine_tables)
+    for table in tables:
+        table.cache_clear()  # what is kept must be neither found by shapes alone nor made of them
+    try:
+        with FakeTensorMode(), make_counter() as counter:
+            for module in model.modules():
+                for name, parameter in module._parameters.items():
+                    if parameter is not None:
+                        module._parameters[name] = nn.Parameter(torch.empty(parameter.shape), requires_grad=False)
+            parts = groups(model) | {'backbone block': list(getattr(model.aggregator.patch_embed, 'blocks', ()))}
+            for part, modules in parts.items():
+                _count(part, modules, counter, counts)
+            layers = model.aggregator(torch.empty(1, frames, 3, *shape), model.layers_read(config.heads))
+            model.read_heads(layers, shape)
+    finally:
+        for table in tables:
+            table.cache_clear()
+    if config.backbone is not None:
+        counts['patch tokens'] += (config.backbone.depth - 1) * counts.pop('backbone block')
+    return counts | {part: times * counts[part] for part in ('frame blocks', 'global blocks')}
+
+
+def _count(part: str, modules: Sequence[nn.Module], counter: FlopCounterMode, counts: dict[str, int]) -> None:
+    """Add what the modules need to the counts, under the name of the part."""
+    before = 0
+
+    def enter(*_: Any) -> None:
+        nonlocal before
+        before = counter.get_total_flops()
+
+    def leave(*_: Any) -> None:
+        counts[part] = counts.get(part, 0) + counter.get_total_flops() - before
+
+    for module in modules:
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave)
+
+
+def _one_of_each(config: VGGTConfig) -> VGGTConfig:
+    """With as few blocks as there can be, and all heads reading the first pair."""
+    changes: dict[str, Any] = {'depth': config.attention_block_size}
+    if config.backbone is not None:
+        changes['backbone'] = replace(config.backbone, depth=1)
+    for name in ('depth_head', 'point_head'):
+        head = getattr(config, name)
+        if head is not None:
+            changes[name] = replace(head, layers=(0,) * len(head.layers))
+    return replace(config, **changes)
 
 
 @dataclass

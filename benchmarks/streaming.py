@@ -28,10 +28,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensorMode
 
 from benchmarks.forms import fill
-from benchmarks.meter import make_counter
+from benchmarks.meter import Operations
 from benchmarks.network import cpu_name
 from vggt import VGGT, StreamingVGGT, VGGTConfig, VGGTOutput, load_vggt
 from vggt_ros.core.memory import keep_freed_memory
@@ -76,17 +75,20 @@ def main() -> None:
             print(row, flush=True)
 
 
-def make_network(name: str, device: str, blocks: int = 0) -> VGGT:
+def make_network(name: str, device: str, blocks: int = 0, heads: Sequence[str] = HEADS) -> VGGT:
     """A fresh copy of the weights; of the 1B architecture with random ones, or of its first blocks of each kind."""
     if name != '1b':
-        return load_vggt(name, heads=HEADS, device=device)
-    config = VGGTConfig().with_heads(HEADS)
+        return load_vggt(name, heads=heads, device=device)
+    config = VGGTConfig().with_heads(heads)
     if blocks:
         assert config.backbone is not None
-        assert config.depth_head is not None
-        layers = tuple(layer * blocks // config.depth for layer in config.depth_head.layers)
-        backbone, head = replace(config.backbone, depth=blocks), replace(config.depth_head, layers=layers)
-        config = replace(config, depth=blocks, backbone=backbone, depth_head=head)
+        cut: dict[str, Any] = {'depth': blocks, 'backbone': replace(config.backbone, depth=blocks)}
+        for key in ('depth_head', 'point_head'):
+            head = getattr(config, key)
+            if head is not None:
+                layers = tuple(layer * blocks // config.depth for layer in head.layers)
+                cut[key] = replace(head, layers=layers)
+        config = replace(config, **cut)
     with torch.device('meta'):
         model = VGGT(config)
     filled: VGGT = fill(model.to_empty(device=device)).eval()
@@ -130,7 +132,8 @@ def rows(arguments: argparse.Namespace, size: int, strides: Sequence[int]) -> li
         one_round()  # warm-up; not where one round is all there is: of a minute it is no share
     rounds = [one_round() for _ in range(arguments.repeats)]
     middle = {key: statistics.median(taken[key] for taken in rounds) for key in rounds[0]}
-    counts = operations(plain, shape, size, strides)
+    counted = Operations(plain.config, shape)
+    counts = {stride: sum(counted.of(size, stride or size).values()) for stride in (0, *strides)}
     made = []
     for stride in strides:
         total = middle['ahead', stride] + middle['newest', stride]
@@ -152,22 +155,6 @@ def differences(plain: VGGTOutput, stream: VGGTOutput, stride: int) -> tuple[flo
     last = plain.depth[:, -stride:]
     pose = (plain.pose_encoding - stream.pose_encoding).abs().max().item()
     return pose, ((last - stream.depth) / last).abs().max().item()
-
-
-@torch.inference_mode()
-def operations(model: VGGT, shape: tuple[int, int], size: int, strides: Sequence[int]) -> dict[int, int]:
-    """2 per multiply-add of the plain form, under 0, and of each stride; counted on shapes, nothing is computed."""
-    counts = {}
-    for stride in (0, *strides):
-        new = stride or size
-        with FakeTensorMode(allow_non_fake_inputs=True), make_counter() as counter:
-            model.aggregator.encode(torch.empty(new, 3, *shape))
-            tokens = shape[0] // model.config.patch_size * (shape[1] // model.config.patch_size)
-            patches = torch.empty(1, size, tokens, model.config.embed_dim)
-            layers = model.aggregator.attend(patches, shape, model.layers_read(HEADS))
-            model.read_heads(layers, shape, heads=HEADS, frames=list(range(size - new, size)))
-        counts[stride] = int(counter.get_total_flops())
-    return counts
 
 
 def seconds(call: Callable[[], Any], kind: str, results: list[Any] | None = None) -> float:

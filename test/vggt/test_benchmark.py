@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -58,3 +60,52 @@ def test_peak_memory_sees_what_was_freed_again(monkeypatch: pytest.MonkeyPatch) 
     meter.start()
     torch.ones(50_000_000 // 4).sum()  # 50 MB
     assert meter.stop()['total'].peak_bytes == pytest.approx(50e6, rel=0.2)
+
+
+def test_operations_of_any_window_follow_from_two_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from small import SMALL
+
+    from benchmarks.meter import Meter, Operations, make_counter
+    from vggt import VGGT
+
+    config, shape, frames = SMALL.with_heads(('camera', 'depth', 'point')), (28, 42), 5
+    model = VGGT(config).eval().requires_grad_(False)
+    parts = Operations(config, shape).of(frames, frames)
+    with torch.inference_mode(), make_counter() as counter:
+        meter = Meter(torch.device('cpu'))
+        meter.start(counter)
+        model(torch.rand(frames, 3, *shape))
+        assert sum(parts.values()) == meter.stop()['total'].flops
+
+
+def test_weights_by_recipe_are_the_same_where_the_device_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from golden import recipe_tensor
+
+    from benchmarks.gpu import recipe_tensor as on_device
+
+    names = ('a.gamma', 'b.camera_token', 'c.pose_branch.fc2.bias', 'd.norm.weight', 'e.bias', 'f.weight',
+             'g.resize_layers.0.weight')  # fmt: skip
+    shapes = ((33,), (1, 2, 1, 9), (9,), (17,), (5,), (31, 65), (6, 4, 3, 3))
+    for name, shape in zip(names, shapes, strict=True):
+        ours = on_device(7, name, shape, torch.device('cpu')).numpy()
+        np.testing.assert_array_equal(ours, recipe_tensor(7, name, shape))
+
+
+def test_all_of_a_gpu_is_measured_in_one_command_and_a_part_that_fails_does_not_end_it(tmp_path: Path) -> None:
+    if 'nano' not in shipped_names():
+        pytest.skip('the benchmark is tried on the shipped weights, and none are shipped')
+    log, figures = tmp_path / 'log', tmp_path / 'figures.json'
+    options = f'--device cpu --model nano --quick --log {log} --json {figures} ceilings streaming clouds'
+    command = [sys.executable, '-c', 'from benchmarks import gpu; gpu.cloud_row = None; gpu.main()', *options.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    assert log.read_text() == done.stdout
+    assert "TypeError: 'NoneType' object is not callable" in done.stdout
+    rows = json.loads(figures.read_text())
+    assert [row['part'] for row in rows['seconds']] == ['ceilings', 'streaming', 'clouds']
+    assert [row['stride'] for row in rows['streaming']] == [1, 2, 1, 2]
+    for row in rows['streaming']:
+        assert float(row['operations allow']) > 1
+        assert float(row['pose differs']) < 0.05

@@ -1,0 +1,454 @@
+"""Windows on one device in one process: latency by part, sliding windows, CUDA graphs and compiled blocks.
+
+All forms are made from one set of weights. The plain form stands in for code that knows nothing of streams: every head
+on every frame of every window, all layers kept, autocast, images in float32 on the device. Times are wall times, the
+device synchronised at the end of each call; parts are timed by events in the device's own queue, in runs of their own.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.forms import groups
+from benchmarks.meter import Operations
+from benchmarks.streaming import differences, make_network
+from vggt import VGGT, StreamingVGGT, VGGTOutput
+from vggt.preprocessing import scale_pixels
+
+HEADS = ('camera', 'depth')
+AGGREGATOR = ('patch tokens', 'frame blocks', 'global blocks')
+FEWEST = 5  # runs of a row whose time is up
+
+
+@dataclass
+class Networks:
+    """The forms of one network on one device, each made when it is first asked for.
+
+    Args:
+        name: '1b' with random weights, or what load_vggt takes.
+        device: where they are.
+        blocks: of '1b': so many of each kind; 0: all.
+    """
+
+    name: str
+    device: torch.device
+    blocks: int = 0
+    _streams: dict[tuple[torch.dtype, torch.dtype], StreamingVGGT] = field(default_factory=dict)
+    _operations: dict[tuple[tuple[int, int], tuple[str, ...]], Operations] = field(default_factory=dict)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Of the plain form."""
+        return (*HEADS, 'point') if self.name == '1b' else HEADS
+
+    @cached_property
+    def plain(self) -> VGGT:
+        """In float32, with all heads but tracking."""
+        with torch.inference_mode(False):
+            return make_network(self.name, str(self.device), self.blocks, self.heads)
+
+    def stream(self, dtype: torch.dtype, head_dtype: torch.dtype = torch.float32) -> StreamingVGGT:
+        """The inference form of the same weights, in a copy of its own without the point head."""
+        key = (dtype, head_dtype)
+        if key not in self._streams:
+            with torch.inference_mode(False):
+                model = copy.deepcopy(self.plain)
+                model.point_head, model.config = None, model.config.with_heads(HEADS)
+                self._streams[key] = StreamingVGGT(model, self.device, dtype, head_dtype=head_dtype)
+        return self._streams[key]
+
+    def operations(self, shape: tuple[int, int], heads: Sequence[str]) -> Operations:
+        """Counted once for each size."""
+        key = (shape, tuple(heads))
+        if key not in self._operations:
+            self._operations[key] = Operations(self.plain.config.with_heads(heads), shape)
+        return self._operations[key]
+
+    def run_plain(self, images: Tensor, dtype: torch.dtype = torch.bfloat16) -> VGGTOutput:
+        """Everything of a window, [S, 3, H, W] in [0, 1], with no layer left out."""
+        with torch.autocast(self.device.type, dtype=dtype):
+            layers = self.plain.aggregator(images[None], keep=None)
+            output: VGGTOutput = self.plain.read_heads(layers, (images.shape[-2], images.shape[-1]))
+        return output
+
+
+def random_pixels(frames: int, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """[S, H, W, 3] uint8 noise, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (frames, *shape, 3), dtype=torch.uint8, generator=generator).to(device)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for all that a GPU was asked to do."""
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def timed(call: Callable[[], object], device: torch.device, most: int, limit_s: float) -> list[float]:
+    """Seconds of each run after two to warm up: `most`, or at least FEWEST when the limit is over."""
+    for _ in range(2):
+        call()
+    synchronise(device)
+    taken: list[float] = []
+    start = time.perf_counter()
+    while len(taken) < most and (len(taken) < FEWEST or time.perf_counter() - start < limit_s):
+        begin = time.perf_counter()
+        call()
+        synchronise(device)
+        taken.append(time.perf_counter() - begin)
+    return taken
+
+
+def peak_gb(call: Callable[[], object], device: torch.device) -> float:
+    """Device memory in GB that a run needs above what was in use before; nan where torch does not count it."""
+    if device.type != 'cuda':
+        return float('nan')
+    synchronise(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    synchronise(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 1e9
+
+
+def reserved_gb(device: torch.device) -> float:
+    """Device memory that is held, what is only kept for later handed back; nan where torch does not count it."""
+    if device.type != 'cuda':
+        return float('nan')
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved(device) / 1e9
+
+
+def weights_gb(model: nn.Module) -> float:
+    """Of all parameters."""
+    return sum(one.numel() * one.element_size() for one in model.parameters()) / 1e9
+
+
+class Split:
+    """Seconds of each part of a network in one run, from events in the device's queue: nothing waits in between."""
+
+    def __init__(self, parts: Mapping[str, Sequence[nn.Module]], device: torch.device) -> None:
+        self.device = device
+        self._marks: dict[str, list[Any]] = {}
+        self._handles: list[Any] = []
+        for name, modules in parts.items():
+            for module in modules:
+                mark = self._marker(name)
+                self._handles += [module.register_forward_pre_hook(mark), module.register_forward_hook(mark)]
+
+    def _marker(self, name: str) -> Callable[..., None]:
+        def mark(*_: Any) -> None:
+            if self.device.type == 'cuda':
+                event = torch.cuda.Event(enable_timing=True)
+                event.record()
+                self._marks.setdefault(name, []).append(event)
+            else:
+                self._marks.setdefault(name, []).append(time.perf_counter())
+
+        return mark
+
+    def take(self) -> dict[str, float]:
+        """What was spent since the last call."""
+        synchronise(self.device)
+        spent = {}
+        for name, marks in self._marks.items():
+            pairs = zip(marks[::2], marks[1::2], strict=True)
+            if self.device.type == 'cuda':
+                spent[name] = sum(begin.elapsed_time(end) for begin, end in pairs) / 1e3
+            else:
+                spent[name] = sum(end - begin for begin, end in pairs)
+        self._marks.clear()
+        return spent
+
+    def remove(self) -> None:
+        """Leave the modules as they were."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def parts_of(call: Callable[[], object], model: nn.Module, device: torch.device, runs: int = 5) -> dict[str, float]:
+    """Median seconds of each part."""
+    split = Split(groups(model), device)
+    try:
+        found = []
+        for _ in range(runs):
+            call()
+            found.append(split.take())
+    finally:
+        split.remove()
+    return {name: statistics.median(one[name] for one in found) for name in found[0]}
+
+
+def share(operations: Mapping[str, int], seconds: Mapping[str, float], ceiling: float | None) -> str:
+    """Of the matrix product's rate, in the aggregator."""
+    done = sum(operations[part] for part in AGGREGATOR)
+    spent = sum(seconds[part] for part in AGGREGATOR)
+    return f'{100 * done / spent / ceiling:.0f} %' if ceiling else f'{done / spent / 1e12:.2f} TFLOP/s'
+
+
+@dataclass
+class Form:
+    """A way to compute a window: what it is called, what it runs, and on which network."""
+
+    name: str
+    call: Callable[[], VGGTOutput]
+    model: VGGT
+    heads: tuple[str, ...]
+
+
+LATENCY_COLUMNS = (
+    'size', 'frames', 'form', 'ms', 'spread', 'runs', 'frames/s', 'patch tokens', 'frame blocks', 'global blocks',
+    'camera head', 'dense heads', 'rest', 'TFLOP', 'aggregator of ceiling', 'peak [GB]', 'with weights [GB]',
+)  # fmt: skip
+
+
+@torch.inference_mode()
+def latency_rows(
+    networks: Networks, shape: tuple[int, int], frames: int, repeats: int, limit_s: float, ceiling: float | None
+) -> Iterator[dict[str, object]]:
+    """The plain and the inference form on all frames of one window."""
+    device = networks.device
+    pixels = random_pixels(frames, shape, device)
+    images, stream = scale_pixels(pixels), networks.stream(torch.bfloat16)
+    forms = (
+        Form('plain', lambda: networks.run_plain(images), networks.plain, networks.heads),
+        Form('inference', lambda: stream.predict(stream.encode(pixels), shape), stream.model, HEADS),
+    )
+    for form in forms:
+        taken = timed(form.call, device, repeats, limit_s)
+        middle = statistics.median(taken)
+        parts = parts_of(form.call, form.model, device, runs=FEWEST if middle < 0.3 else 3)
+        dense = sum(spent for name, spent in parts.items() if name in ('depth head', 'point head'))
+        operations = networks.operations(shape, form.heads).of(frames, frames)
+        peak = peak_gb(form.call, device)
+        yield {
+            'size': f'{shape[1]}x{shape[0]}',
+            'frames': frames,
+            'form': form.name,
+            'ms': f'{middle * 1e3:.1f}',
+            'spread': f'{(max(taken) - min(taken)) * 1e3:.1f}',
+            'runs': len(taken),
+            'frames/s': f'{frames / middle:.1f}',
+            **{name: f'{parts[name] * 1e3:.1f}' for name in (*AGGREGATOR, 'camera head')},
+            'dense heads': f'{dense * 1e3:.1f}',
+            'rest': f'{(middle - sum(parts.values())) * 1e3:.1f}',
+            'TFLOP': f'{sum(operations.values()) / 1e12:.2f}',
+            'aggregator of ceiling': share(operations, parts, ceiling),
+            'peak [GB]': f'{peak:.2f}',
+            'with weights [GB]': f'{peak + weights_gb(form.model):.2f}',
+        }
+
+
+STREAMING_COLUMNS = (
+    'window', 'stride', 'form', 'new frames/s', 'whole step [ms]', 'newest frame [ms]', 'plain form [ms]', 'ratio',
+    'operations allow', 'of that', 'aggregator [ms]', 'aggregator of ceiling', 'peak [GB]', "plain's peak [GB]",
+    'with weights [GB]', "plain's with weights [GB]", 'pose differs', 'depth differs', 'runs',
+)  # fmt: skip
+
+
+@torch.inference_mode()
+def streaming_rows(
+    networks: Networks,
+    shape: tuple[int, int],
+    size: int,
+    strides: Sequence[int],
+    repeats: int,
+    limit_s: float,
+    ceiling: float | None,
+) -> Iterator[dict[str, object]]:
+    """Sliding windows of one size: new frames come from the host, all but the newest are encoded as they come."""
+    device = networks.device
+    pixels = random_pixels(size, shape, torch.device('cpu'))
+    images = scale_pixels(pixels.to(device))
+    plain_s = statistics.median(timed(lambda: networks.run_plain(images), device, repeats, limit_s))
+    plain_peak = peak_gb(lambda: networks.run_plain(images), device)
+    expected = networks.run_plain(images)
+    everything = sum(networks.operations(shape, networks.heads).of(size, size).values())
+    for head_dtype in (torch.float32, torch.bfloat16):
+        stream = networks.stream(torch.bfloat16, head_dtype)
+        kept = torch.cat([stream.encode(pixels[i : i + 1]) for i in range(size - 1)])
+        for stride in strides:
+
+            def ahead(stream: StreamingVGGT = stream, stride: int = stride) -> None:
+                for i in range(size - stride, size - 1):
+                    stream.encode(pixels[i : i + 1])
+
+            def newest(stream: StreamingVGGT = stream, stride: int = stride, kept: Tensor = kept) -> VGGTOutput:
+                tokens = torch.cat((kept, stream.encode(pixels[-1:])))
+                return stream.predict(tokens, shape, frames=range(size - stride, size))
+
+            def step(ahead: Callable[[], None] = ahead, newest: Callable[[], VGGTOutput] = newest) -> VGGTOutput:
+                ahead()
+                return newest()
+
+            taken = timed(step, device, repeats, limit_s)
+            step_s, newest_s = statistics.median(taken), statistics.median(timed(newest, device, repeats, limit_s))
+            parts = parts_of(step, stream.model, device)
+            operations = networks.operations(shape, HEADS).of(size, stride)
+            allowed, ratio = everything / sum(operations.values()), plain_s / step_s
+            peak = peak_gb(step, device)
+            pose, depth = differences(expected, step(), stride)
+            yield {
+                'window': size,
+                'stride': stride,
+                'form': 'bf16' if head_dtype is torch.float32 else 'bf16, heads too',
+                'new frames/s': f'{stride / step_s:.2f}',
+                'whole step [ms]': f'{step_s * 1e3:.1f}',
+                'newest frame [ms]': f'{newest_s * 1e3:.1f}',
+                'plain form [ms]': f'{plain_s * 1e3:.1f}',
+                'ratio': f'{ratio:.2f}',
+                'operations allow': f'{allowed:.2f}',
+                'of that': f'{100 * ratio / allowed:.0f} %',
+                'aggregator [ms]': f'{1e3 * sum(parts[part] for part in AGGREGATOR):.1f}',
+                'aggregator of ceiling': share(operations, parts, ceiling),
+                'peak [GB]': f'{peak:.2f}',
+                "plain's peak [GB]": f'{plain_peak:.2f}',
+                'with weights [GB]': f'{peak + weights_gb(stream.model):.2f}',
+                "plain's with weights [GB]": f'{plain_peak + weights_gb(networks.plain):.2f}',
+                'pose differs': f'{pose:.1e}',
+                'depth differs': f'{depth:.1e}',
+                'runs': len(taken),
+            }
+
+
+GRAPH_COLUMNS = ('format', 'form', 'first call [s]', 'window [ms]', 'new frames/s', 'times as fast as bf16 as it is',
+                 'pose differs', 'depth differs', 'held for it [GB]', 'runs')  # fmt: skip
+
+
+@torch.inference_mode()
+def graph_rows(
+    networks: Networks,
+    shape: tuple[int, int],
+    repeats: int,
+    limit_s: float,
+    has_time: Callable[[float], bool],
+    backend: str = 'inductor',
+) -> Iterator[dict[str, object]]:
+    """A window of 8 with stride 4 as it is, as one CUDA graph, with compiled blocks, and with both.
+
+    New images and kept tokens are on the device already, the four new frames are encoded together. Differences are from
+    the plain form in float32.
+
+    Args:
+        has_time: whether so many seconds are left.
+        backend: of torch.compile.
+    """
+    device, size, stride = networks.device, 8, 4
+    pixels = random_pixels(size, shape, device)
+    layers = networks.plain.aggregator(scale_pixels(pixels)[None], keep=networks.plain.layers_read(HEADS))
+    exact = networks.plain.read_heads(layers, shape, heads=HEADS)
+    del layers
+    first_s: float | None = None
+    for dtype, may_compile in ((torch.bfloat16, False), (torch.float16, False), (torch.bfloat16, True),
+                               (torch.float16, True)):  # fmt: skip
+        if may_compile and not has_time(25):
+            return
+        stream = networks.stream(dtype)
+        kept = stream.encode(pixels[:stride])
+
+        def window(stream: StreamingVGGT = stream, kept: Tensor = kept) -> VGGTOutput:
+            tokens = torch.cat((kept, stream.encode(pixels[stride:])))
+            return stream.predict(tokens, shape, frames=range(size - stride, size))
+
+        ways: list[tuple[str, Callable[[], Callable[[], VGGTOutput]]]] = []
+        if may_compile:
+            ways.append(('blocks compiled', lambda stream=stream, call=window: compiled(stream, call, backend)))
+        else:
+            ways.append(('as it is', lambda call=window: call))
+        if device.type == 'cuda':
+            ways.append((ways[0][0] + ', one graph', lambda call=window: captured(call, device)))
+        try:
+            for name, make in ways:
+                held = reserved_gb(device)
+                begin = time.perf_counter()
+                call = make()
+                output = call()
+                synchronise(device)
+                made_s = time.perf_counter() - begin
+                pose, depth = differences(exact, output, stride)
+                taken = timed(call, device, repeats, limit_s)
+                middle = statistics.median(taken)
+                first_s = first_s or middle
+                yield {
+                    'format': str(dtype)[6:],
+                    'form': name,
+                    'first call [s]': f'{made_s:.1f}',
+                    'window [ms]': f'{middle * 1e3:.1f}',
+                    'new frames/s': f'{stride / middle:.2f}',
+                    'times as fast as bf16 as it is': f'{first_s / middle:.2f}',
+                    'pose differs': f'{pose:.1e}',
+                    'depth differs': f'{depth:.1e}',
+                    'held for it [GB]': f'{reserved_gb(device) - held:.2f}',
+                    'runs': len(taken),
+                }
+                del call, output
+        finally:
+            if may_compile:
+                uncompile(stream)
+
+
+def compiled(stream: StreamingVGGT, call: Callable[[], VGGTOutput], backend: str) -> Callable[[], VGGTOutput]:
+    """The same call with every block of backbone and aggregator compiled; equal blocks share what was compiled."""
+    for block in blocks_of(stream):
+        block.compile(backend=backend, dynamic=False)
+    return call
+
+
+def uncompile(stream: StreamingVGGT) -> None:
+    """As it was before `compiled`."""
+    for block in blocks_of(stream):
+        block._compiled_call_impl = None
+    torch.compiler.reset()
+
+
+def blocks_of(stream: StreamingVGGT) -> list[nn.Module]:
+    """All blocks of backbone and aggregator."""
+    aggregator = stream.model.aggregator
+    backbone = getattr(aggregator.patch_embed, 'blocks', ())
+    return [*backbone, *aggregator.frame_blocks, *aggregator.global_blocks]
+
+
+def captured(call: Callable[[], VGGTOutput], device: torch.device) -> Callable[[], VGGTOutput]:
+    """The call as one CUDA graph: its kernels are launched together, on the tensors they were captured with.
+
+    The output is always the same tensors, overwritten by each run.
+    """
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(3):  # tables, workspaces and algorithms are there before the capture
+            call()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = call()
+
+    def replay() -> VGGTOutput:
+        graph.replay()
+        return output
+
+    return replay
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """float32 products in float32, without TF32."""
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [one.allow_tf32 for one in backends]
+    try:
+        for one in backends:
+            one.allow_tf32 = False
+        yield
+    finally:
+        for one, allowed in zip(backends, before, strict=True):
+            one.allow_tf32 = allowed
