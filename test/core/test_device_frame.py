@@ -61,6 +61,7 @@ def test_a_frame_whose_depth_was_replaced_is_not_lifted_from_the_old() -> None:
 
 def clouds_of(works_on_device: bool, **changes: object) -> tuple[list[np.ndarray], int]:
     """All clouds of a short stream through the real network, and how many frames a device held."""
+    pytest.importorskip('rosbags', reason='the messages are those of rosbags')
     config = Config().with_values({**SETTINGS, **changes})
     predictor = VggtPredictor(config)
     predictor.works_on_device = works_on_device
