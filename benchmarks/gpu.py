@@ -161,10 +161,14 @@ def main() -> None:
         bench = Bench(arguments, Networks(arguments.model, torch.device(arguments.device), arguments.blocks))
         print(headline(arguments))
         end = time.monotonic() + arguments.seconds
-        for name in parts:
-            if name in arguments.parts:
-                part, limit_s = parts[name]
-                run_part(bench, name, part, arguments.patience * limit_s, end)
+        chosen = [name for name in parts if name in arguments.parts]
+        for i, name in enumerate(chosen):
+            part, limit_s = parts[name]
+            run_part(bench, name, part, arguments.patience * limit_s, end)
+            if not answers(bench.device):
+                print('\nthe device answers this process no more; another one goes on', flush=True)
+                run_rest(bench, chosen[i + 1 :], end)
+                break
 
 
 def parse(parts: list[str]) -> argparse.Namespace:
@@ -223,7 +227,29 @@ def run_part(bench: Bench, name: str, part: Callable[[Bench], None], limit_s: fl
     bench.keep('seconds', {'part': name, 'seconds': round(seconds, 1)})
     print(f'\n({name}: {seconds:.0f} s)', flush=True)
     if bench.device.type == 'cuda':
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # the device may be lost: see answers
+            torch.cuda.empty_cache()
+
+
+def answers(device: torch.device) -> bool:
+    """False after an error that a process does not outlive on a GPU, such as an illegal access."""
+    try:
+        synchronise(device)
+    except RuntimeError as error:
+        print(error)
+        return False
+    return True
+
+
+def run_rest(bench: Bench, parts: Sequence[str], end: float) -> None:
+    """The parts that are left in a process of their own, their rows in a file of their own."""
+    given, left = bench.arguments, end - time.monotonic()
+    if not parts or (left < 20 and list(parts) != ['training']):
+        return
+    options = {key: getattr(given, key) for key in ('device', 'model', 'blocks', 'patience', 'threads', 'minutes')}
+    if given.json:
+        options['json'] = given.json.with_name(f'{given.json.stem}_rest.json')
+    run(bench, 'benchmarks.gpu', *parts, *(['--quick'] if given.quick else []), seconds=left, **options)
 
 
 @contextmanager
