@@ -55,7 +55,7 @@ class Pool:
 
     def ready(self) -> np.ndarray:
         """Slots that can be read now, ascending."""
-        return np.flatnonzero(self._ready)
+        return np.flatnonzero(np.array(self._ready))  # a copy: producers go on marking slots meanwhile
 
     def turn(self, slots: np.ndarray) -> np.ndarray:
         """[N] angle in radians between the first and the last optical axis of windows."""

@@ -203,7 +203,10 @@ class Learner(nn.Module):
         H, W = batch.images.shape[-2:]
         with self._precision(batch.images.device.type), watch_queries_and_keys(model, MATCHING_LAYERS) as seen:
             layers = model.aggregator(batch.images)
-            depth, confidence = model.depth_head({i: x[:, decoded] for i, x in layers.items()}, (H, W), special)
+            on_cpu = batch.images.device.type == 'cpu'
+            chunk = None if on_cpu else batch.images.shape[0] * len(decoded)  # all at once: a GPU waits for launches
+            seen_layers = {i: x[:, decoded] for i, x in layers.items()}
+            depth, confidence = model.depth_head(seen_layers, (H, W), special, chunk)
         poses = model.camera_head(layers[model.config.depth - 1][:, :, 0].float())
         camera = camera_loss(poses, targets)
         shift = shift_loss(poses, targets)
