@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.windows import HELD_BACK_SEED, IMAGE_SIZE, Window, make_window
+from training.windows import HELD_BACK_SEED, IMAGE_SIZE, SCENERY, Window, make_window
 
 FRAMES = 8
 
@@ -93,9 +93,7 @@ def main() -> None:
     parser.add_argument('--windows', type=int, default=12_000, help='slots of a new pool, 0.55 MB each')
     parser.add_argument('--begin', type=int, default=0, help='first slot to fill, to train on windows not seen before')
     parser.add_argument('--worker', default='0/1', help='this worker and the number of workers, such as 0/2')
-    parser.add_argument(
-        '--scattered', type=int, default=0, help='one window in so many shows solids afloat instead of a furnished room'
-    )
+    parser.add_argument('--scenery', nargs='+', choices=SCENERY, default=['furnished'], help='of the slots, in turns')
     parser.add_argument('--device', default='cpu')
     arguments = parser.parse_args()
     worker, workers = (int(part) for part in arguments.worker.split('/'))
@@ -104,8 +102,8 @@ def main() -> None:
     done = set(pool.ready().tolist())
     for slot in range(arguments.begin + worker, arguments.windows, workers):
         if slot not in done:
-            scattered = arguments.scattered > 0 and slot % arguments.scattered == 0
-            pool.write(slot, make_window(slot, FRAMES, pool.image_size, arguments.device, scattered))
+            scenery = arguments.scenery[slot % len(arguments.scenery)]
+            pool.write(slot, make_window(slot, FRAMES, pool.image_size, arguments.device, scenery))
 
 
 if __name__ == '__main__':

@@ -83,8 +83,13 @@ class Scene:
         return distance
 
 
-def make_scene(rng: np.random.Generator) -> Scene:
-    """Draw a room with its clutter; the same generator state gives the same scene."""
+def make_scene(rng: np.random.Generator, bare: bool = False) -> Scene:
+    """Draw a room with its clutter; the same generator state gives the same scene.
+
+    Args:
+        rng: source of chance.
+        bare: most surfaces are painted in one colour, as they are in real rooms.
+    """
     width, length = rng.uniform(2.5, 9.0, 2)
     height = rng.uniform(2.2, 4.0)
     room = _solids(rng, [(np.array([0, 0, height / 2]), np.eye(3), np.array([width, length, height]) / 2)], (1.0, 3.5))
@@ -101,7 +106,7 @@ def make_scene(rng: np.random.Generator) -> Scene:
         boxes=_solids(rng, shapes[0], (0.3, 2.0)),
         cylinders=_solids(rng, shapes[1], (0.3, 1.5)),
         ellipsoids=_solids(rng, shapes[2], (0.3, 1.5)),
-        atlas=draw_textures(rng, TEXTURES),
+        atlas=draw_textures(rng, TEXTURES, bare),
         lamps=torch.from_numpy(position).float(),
         lamp_colour=torch.from_numpy(colour).float(),
         ambient=torch.from_numpy(rng.uniform(0.35, 0.7) * rng.uniform(0.9, 1.0, 3)).float(),

@@ -75,12 +75,14 @@ _LEVEL_START = torch.tensor([sum((SIZE >> i) ** 2 for i in range(level)) for lev
 _PYRAMID = sum((SIZE >> i) ** 2 for i in range(LEVELS))
 
 
-def draw_textures(rng: np.random.Generator, count: int) -> TextureAtlas:
-    """Draw textures of mixed kinds; the same generator state gives the same textures."""
-    return TextureAtlas.build(torch.stack([_draw_one(rng) for _ in range(count)]))
+def draw_textures(rng: np.random.Generator, count: int, bare: bool = False) -> TextureAtlas:
+    """Draw textures of mixed kinds, most of them plain if bare; the same generator state gives the same textures."""
+    return TextureAtlas.build(torch.stack([_draw_one(rng, bare) for _ in range(count)]))
 
 
-def _draw_one(rng: np.random.Generator) -> Tensor:
+def _draw_one(rng: np.random.Generator, bare: bool) -> Tensor:
+    if bare and rng.random() < _BARE:
+        return _paint(rng)
     kind = _KINDS[rng.choice(len(_KINDS), p=_PROBABILITIES)]
     texture = kind(rng)
     # No real surface is perfectly flat in colour; fine grain also keeps plain walls from being featureless.
@@ -186,6 +188,12 @@ def _plain(rng: np.random.Generator) -> Tensor:
     return base + rng.uniform(0.02, 0.15) * (_value_noise(rng, first=4, octaves=5) - 0.5)
 
 
+def _paint(rng: np.random.Generator) -> Tensor:
+    """A painted wall, a lacquered door: one colour, hardly a spot on it."""
+    base = _colours(rng, 1).reshape(3, 1, 1)
+    return (base + rng.uniform(0.0, 0.03) * (_value_noise(rng, first=4, octaves=3) - 0.5)).clamp(0, 1)
+
+
 def _photo(rng: np.random.Generator) -> Tensor:
     """A crop of one of the photographs, turned, and tinted half of the time."""
     pictures = _photos()
@@ -212,4 +220,5 @@ def _photos() -> tuple[Tensor, ...]:
 _KINDS: tuple[Callable[[np.random.Generator], Tensor], ...] = (
     _noise, _blotches, _tiles, _stripes, _rectangles, _plain, _photo,
 )  # fmt: skip
+_BARE = 0.6  # share of painted surfaces in a bare room
 _PROBABILITIES = (0.2, 0.12, 0.16, 0.12, 0.14, 0.08, 0.18)

@@ -15,6 +15,8 @@ from training.scenes import make_empty_room, make_scene, scatter
 
 HELD_BACK_SEED = 1_000_000  # scenes from this seed on are for evaluation and are never trained on
 IMAGE_SIZE = (96, 128)  # height and width of the pictures that nano is trained on
+SCENERY = ('furnished', 'bare', 'scattered')
+_MID_GREY, _TOO_BRIGHT = (0.2, 0.45), (0.2, 0.9)
 _FOV_DEG = (45.0, 85.0)  # horizontal: from a long lens to the wide ones on robots
 
 
@@ -44,7 +46,7 @@ def make_window(
     frames: int = 8,
     image_size: tuple[int, int] = IMAGE_SIZE,
     device: torch.device | str = 'cpu',
-    scattered: bool = False,
+    scenery: str = 'furnished',
 ) -> Window:
     """Render the window that belongs to a seed; the same seed gives the same window on every CPU.
 
@@ -53,13 +55,19 @@ def make_window(
         frames: views along the path.
         image_size: (H, W).
         device: where the rays are cast; the window comes back on the CPU.
-        scattered: solids afloat instead of a furnished room, seen from any attitude.
+        scenery: one of SCENERY. 'bare' is a furnished room with painted surfaces in a picture that may be too bright;
+            'scattered' are solids afloat, seen from any attitude.
+
+    Raises:
+        ValueError: there is no such scenery.
     """
+    if scenery not in SCENERY:
+        raise ValueError(f'scenery is one of {", ".join(SCENERY)}, got {scenery!r}')
     rng = np.random.default_rng(seed)
-    scene = make_empty_room(rng) if scattered else make_scene(rng)
+    scene = make_empty_room(rng) if scenery == 'scattered' else make_scene(rng, bare=scenery == 'bare')
     fov = np.radians(rng.uniform(*_FOV_DEG))
     drawn = draw_path(rng, scene, frames, fov)
-    if scattered:
+    if scenery == 'scattered':
         drawn = tumble(rng, scene, drawn)
         scene = scatter(rng, scene, drawn, fov)
     path = torch.from_numpy(drawn).float()
@@ -67,21 +75,24 @@ def make_window(
     focal = W / 2 / np.tan(fov / 2)
     K = torch.tensor([[focal, 0, W / 2], [0, focal, H / 2], [0, 0, 1]], dtype=torch.float32).expand(frames, 3, 3)
     colour, depth = render(scene.to(device), path.to(device), K.to(device), image_size)
-    return Window(develop(colour.cpu(), rng), depth.cpu(), path, K.contiguous())
+    brightness = _TOO_BRIGHT if scenery == 'bare' else _MID_GREY
+    return Window(develop(colour.cpu(), rng, brightness), depth.cpu(), path, K.contiguous())
 
 
-def develop(colour: Tensor, rng: np.random.Generator) -> Tensor:
+def develop(colour: Tensor, rng: np.random.Generator, brightness: tuple[float, float] = _MID_GREY) -> Tensor:
     """Turn linear colour into the picture of an imperfect camera: exposure, lens blur, gamma, noise, eight bits.
 
     Args:
         colour: [S, 3, H, W] linear.
+        rng: source of chance.
+        brightness: range of the mean that exposure aims at, 1 being white.
 
     Returns:
         [S, 3, H, W] uint8.
     """
     frames = len(colour)
     # Auto-exposure aims at mid grey and hunts a little from frame to frame.
-    exposure = rng.uniform(0.2, 0.45) / float(colour.mean().clamp(min=1e-3))
+    exposure = rng.uniform(*brightness) / float(colour.mean().clamp(min=1e-3))
     hunting = torch.from_numpy(np.exp(rng.normal(0, 0.06, frames))).float().reshape(-1, 1, 1, 1)
     blurred = _blur(colour * exposure * hunting, rng.uniform(0.3, 0.8))
     picture = blurred.clamp(0, 1) ** (1 / rng.uniform(1.8, 2.4))
