@@ -336,7 +336,6 @@ def test_a_cluster_that_is_not_there_is_said_in_one_line(
     assert 'cannot be started or reached at 127.0.0.1:1' in capsys.readouterr().err
 
 
-
 @needs_ray
 def test_ray_that_does_not_start_in_time_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray

@@ -169,6 +169,7 @@ def hold_back(wire: Wire) -> dict[str, list[tuple[str, float]]]:
         ('as it comes', QoSProfile(depth=10)),
         ('with a lifespan', QoSProfile(depth=10, lifespan=Duration(seconds=0.5))),
     ):
+
         def keep(message: Header, name: str = name) -> None:
             age_ns = time.time_ns() - message.stamp.sec * 10**9 - message.stamp.nanosec
             got[name].append((message.frame_id, age_ns / 1e9))

@@ -149,7 +149,11 @@ def test_a_lens_is_rectified_and_its_border_masked(robot: Robot, make_relay: Cal
     header.stamp.sec = 100
     robot._camera['info'].publish(
         CameraInfo(
-            header=header, height=height, width=width, k=clip.K.reshape(9), distortion_model='plumb_bob',
+            header=header,
+            height=height,
+            width=width,
+            k=clip.K.reshape(9),
+            distortion_model='plumb_bob',
             d=[0.4, 0.1, 0.0, 0.0, 0.0],  # pulls the corners in, so that some of the pinhole's image stays empty
         )
     )

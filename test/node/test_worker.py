@@ -145,6 +145,30 @@ def test_a_frame_that_waited_too_long_for_its_window_is_not_published_beside_the
         assert 'dropped' not in caplog.text
 
 
+def test_what_waits_when_the_stream_pauses_goes_out_before_it_is_too_late() -> None:
+    """Also where max_latency_s is no longer than max_frame_gap_s, as across a link."""
+    config = Config().with_values(
+        {'backend': 'fake', 'window_size': 4, 'window_stride': 4, 'max_frame_gap_s': 1.5, 'max_latency_s': 1.5,
+         'camera_info_timeout_s': 0.0}
+    )  # fmt: skip
+    where = Nowhere()
+    mailbox: Mailbox[Any] = Mailbox(4, time.monotonic)
+    pipeline = Pipeline(config, FakePredictor(config))
+    worker = Worker(pipeline, Encoder(config, ros_messages(), pipeline.points), where, where, lambda: config, mailbox)
+    worker.start()
+    for second in (1, 2):
+        header = Header(frame_id='camera')
+        header.stamp.sec = second
+        mailbox.put(rgb8(header, np.zeros((48, 64, 3), np.uint8)))
+    deadline = time.monotonic() + DEADLINE_S
+    while worker.tally.late + worker.tally.published < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert worker.stop(DEADLINE_S)
+    assert worker.tally.late == 0
+    assert all(stamps == [10**9, 2 * 10**9] for stamps in where.stamps.values())
+
+
 def test_messages_that_were_never_taken_are_counted_by_their_publishers_numbers() -> None:
     gaps = Gaps()
     one, other = {'data': b'one'}, {'data': b'other'}

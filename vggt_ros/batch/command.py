@@ -156,5 +156,3 @@ class _Outcomes:
 
     def _write(self) -> None:
         summary.write(self._folder, self.in_order(), len(self.waiting()), time.monotonic() - self._start)
-
-

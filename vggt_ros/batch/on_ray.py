@@ -180,8 +180,7 @@ class RayWorkers:
             _Joiner
         )
         joiners = [
-            joiner_class.remote(self._recipe, self.device, frames_a_part)
-            for _ in range(min(JOINERS, len(long)))
+            joiner_class.remote(self._recipe, self.device, frames_a_part) for _ in range(min(JOINERS, len(long)))
         ]
         everybody = [*joiners, *self.workers]
         self._counts = [0] * len(everybody)

@@ -191,8 +191,11 @@ class StreamConfig(Section):
         dynamic=True,
     )
     window_timeout_s: float = setting(
-        600.0, 'a window still being computed after this counts as stuck, and the node starts anew; once windows are '
-        'known, 20 times the slowest of late, 10 s at least, where that is shorter', at_least=1, at_most=86400,
+        600.0,
+        'a window still being computed after this counts as stuck, and the node starts anew; once windows are '
+        'known, 20 times the slowest of late, 10 s at least, where that is shorter',
+        at_least=1,
+        at_most=86400,
         dynamic=True,
     )
     publish_frames: str = setting(
@@ -452,8 +455,12 @@ class InputConfig(Section):
     )
     input_queue_depth: int = setting(5, 'messages kept by the subscription', at_least=1, at_most=100)
     max_image_age_s: float = setting(
-        0.0, 'an image whose stamp is older than this when it comes is dropped, as after a gap of the link to another '
-        'machine; wants synchronised clocks; 0 takes all', at_least=0, at_most=60, dynamic=True,
+        0.0,
+        'an image whose stamp is older than this when it comes is dropped, as after a gap of the link to another '
+        'machine; wants synchronised clocks; 0 takes all',
+        at_least=0,
+        at_most=60,
+        dynamic=True,
     )
 
 

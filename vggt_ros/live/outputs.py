@@ -35,9 +35,7 @@ class Outputs:
         cameras: names of a rig's cameras, which have topics of their own; none without a rig.
     """
 
-    def __init__(
-        self, node: LifecycleNode, burst: int, lifespan_s: float, cameras: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, node: LifecycleNode, burst: int, lifespan_s: float, cameras: tuple[str, ...] = ()) -> None:
         self._node = node
         self._burst, self._lifespan = burst, Duration(nanoseconds=round(lifespan_s * 1e9))
         self._messages = ros_messages()

@@ -40,6 +40,7 @@ from vggt_ros.throttle import Throttle
 log = logging.getLogger(__name__)
 
 MAP = '~/map_points'
+LEAST_PAUSE_S = 0.5  # a slow camera's images are so far apart; the stream has not paused between them
 KNOWN_S = 60.0  # how long it is known when an image came; max_latency_s is 9 at most
 TICK_S = 0.1  # how often a worker without images looks for requests and for the end of the stream
 
@@ -368,8 +369,11 @@ class Worker:
 
         Whoever subscribes to the map now gets it now, although no window completes.
         """
-        gap_s = self._config.stream.max_frame_gap_s
-        if gap_s > 0 and self._silence.lasts(gap_s):
+        stream = self._config.stream
+        pause_s = min(
+            stream.max_frame_gap_s, max(stream.max_latency_s / 2, LEAST_PAUSE_S)
+        )  # what waits must be in time
+        if stream.max_frame_gap_s > 0 and self._silence.lasts(pause_s):
             self._publish(self._pipeline.flush(), time.monotonic())
         is_map_wanted = MAP in self._sink.wanted
         if is_map_wanted and not self._was_map_wanted:
