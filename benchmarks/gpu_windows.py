@@ -373,7 +373,12 @@ def graph_rows(
 
         ways: list[tuple[str, Callable[[], Callable[[], VGGTOutput]]]] = []
         if compiling_s is not None:
-            ways.append(('blocks compiled', lambda stream=stream, call=window: compiled(stream, call, backend)))
+
+            def compiled(stream: StreamingVGGT = stream, call: Callable[[], VGGTOutput] = window) -> Any:
+                stream.compile(size, shape, images=size - stride, backend=backend)
+                return call
+
+            ways.append(('blocks compiled', compiled))
         else:
             ways.append(('as it is', lambda call=window: call))
         if device.type == 'cuda':
@@ -410,28 +415,8 @@ def graph_rows(
                 }
                 del call, output
         finally:
-            uncompile(stream)
+            stream.uncompile()
     torch.compiler.reset()
-
-
-def compiled(stream: StreamingVGGT, call: Callable[[], VGGTOutput], backend: str) -> Callable[[], VGGTOutput]:
-    """The same call with every block of backbone and aggregator compiled; equal blocks share what was compiled."""
-    for block in blocks_of(stream):
-        block.compile(backend=backend, dynamic=False)
-    return call
-
-
-def uncompile(stream: StreamingVGGT) -> None:
-    """As it was before `compiled`."""
-    for block in blocks_of(stream):
-        block._compiled_call_impl = None
-
-
-def blocks_of(stream: StreamingVGGT) -> list[nn.Module]:
-    """All blocks of backbone and aggregator."""
-    aggregator = stream.model.aggregator
-    backbone = getattr(aggregator.patch_embed, 'blocks', ())
-    return [*backbone, *aggregator.frame_blocks, *aggregator.global_blocks]
 
 
 def captured(call: Callable[[], VGGTOutput], device: torch.device) -> Callable[[], VGGTOutput]:

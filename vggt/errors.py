@@ -15,3 +15,7 @@ class InputError(VGGTError, ValueError):
 
 class CheckpointError(VGGTError):
     """Weights that are missing, damaged, gated, or not those of a VGGT."""
+
+
+class CompileError(VGGTError):
+    """A network that torch could not compile; it runs on without."""

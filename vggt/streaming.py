@@ -5,15 +5,18 @@ Source: docs/network_facts.md sec. 8 (precision), 13 (cost) and 14 (what overlap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from vggt.approximation import EXACT, Approximation
+from vggt.compiled_blocks import CompiledBlocks
 from vggt.config import VGGTConfig
-from vggt.errors import ConfigError, InputError
+from vggt.errors import CompileError, ConfigError, InputError
 from vggt.model import VGGT
 from vggt.output import VGGTOutput
 from vggt.preprocessing import scale_pixels
@@ -64,7 +67,9 @@ class StreamingVGGT:
             raise ConfigError(f'dtype must be float32, bfloat16 or float16, got {dtype}')
         self.device = torch.device(device)
         self.dtype = dtype
-        self._is_compiled = False
+        self._compiled: CompiledBlocks | None = None
+        self._compiled_for: frozenset[tuple[int, ...]] = frozenset()  # shapes of scaled images and of patch tokens
+        self._compiling = threading.Lock()
         self.heads = tuple(heads)
         self.chunk = chunk
         self.model = model.eval().to(self.device)
@@ -84,8 +89,8 @@ class StreamingVGGT:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether each new shape of its input costs a compilation."""
-        return self._is_compiled
+        """Whether there are sizes for which it is compiled: single windows of those are faster than several at once."""
+        return bool(self._compiled_for)
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
@@ -103,10 +108,9 @@ class StreamingVGGT:
             InputError: images of another form.
         """
         scaled = self._scaled(images)
-        with self._precision():
-            tokens = self.model.aggregator.encode(scaled)
-        # the next run of a CUDA graph writes into the results of this one
-        return tokens.clone() if self._is_compiled else tokens
+        with self._precision(), self._form(scaled):
+            tokens: Tensor = self.model.aggregator.encode(scaled)
+        return tokens
 
     @torch.inference_mode()
     def predict(
@@ -149,7 +153,7 @@ class StreamingVGGT:
         if any(not 0 <= frame < count for frame in chosen):
             raise InputError(f'frames must lie in 0..{count - 1}, got {chosen}')
         heads = self.heads if chosen else tuple(name for name in self.heads if name == 'camera')
-        with self._precision():
+        with self._precision(), self._form(patch_tokens):
             keep = self.model.layers_read(heads)
             layers = self.model.aggregator.attend(patch_tokens.to(self.device), image_size, keep)
         picked = None if chosen == list(range(count)) else chosen  # all frames need no copy
@@ -160,20 +164,56 @@ class StreamingVGGT:
         ready.record(torch.cuda.current_stream(self.device))
         return replace(output, ready=ready)
 
-    def compile(self, backend: str = 'inductor') -> None:
-        """Compile aggregator and backbone, on a GPU with CUDA graphs; the first call of each size takes long.
+    @torch.inference_mode()
+    def compile(
+        self,
+        frames: int,
+        image_size: tuple[int, int],
+        images: int = 1,
+        backend: str | Callable[..., object] = 'inductor',
+    ) -> None:
+        """Compile the blocks of backbone and aggregator for windows of one size; all others run on as they are.
 
-        CUDA graphs belong to the thread of the first call: let the same thread make all calls.
+        It takes some 15 s on a GPU, and as good as nothing where that size is compiled already. Other threads may use
+        the network meanwhile. Outputs change by rounding.
 
         Args:
-            backend: of torch.compile.
+            frames: of a window.
+            image_size: (H, W) of the images in pixels.
+            images: that are encoded at a time.
+            backend: of torch.compile; that of the first call is that of all.
+
+        Raises:
+            CompileError: the compiler is missing or failed; the network runs on as it is.
         """
+        with self._compiling:
+            try:
+                if self._compiled is None:
+                    self._compiled = CompiledBlocks(self._blocks(), backend)
+                with self._compiled.compiling():
+                    pixels = torch.zeros(images, *image_size, 3, dtype=torch.uint8)
+                    tokens = self.encode(pixels)[:1].expand(frames, -1, -1)
+                    self.predict(tokens, image_size, frames=[])
+            except Exception as error:  # torch's own errors, those of a C compiler, and lack of memory
+                words = ' '.join(str(error).split()[:40])
+                raise CompileError(f'the network could not be compiled: {type(error).__name__}: {words}') from error
+            self._compiled_for |= {(images, 3, *image_size), (1, *tokens.shape)}
+
+    def uncompile(self) -> None:
+        """Run all sizes as they are."""
+        self._compiled_for = frozenset()
+
+    def _blocks(self) -> list[nn.Module]:
+        """All of backbone and aggregator; the heads have few, or none."""
         aggregator = self.model.aggregator
-        mode = 'reduce-overhead' if self.device.type == 'cuda' and backend == 'inductor' else None
-        for name in ('encode', 'attend'):
-            compiled = torch.compile(getattr(aggregator, name), dynamic=False, backend=backend, mode=mode)
-            setattr(aggregator, name, compiled)
-        self._is_compiled = True
+        backbone = getattr(aggregator.patch_embed, 'blocks', ())
+        return [*backbone, *aggregator.frame_blocks, *aggregator.global_blocks]
+
+    def _form(self, tensor: Tensor) -> AbstractContextManager[None]:
+        """Compiled for what has this shape, or not."""
+        if self._compiled is None:
+            return nullcontext()
+        return self._compiled.enabled(when=tuple(tensor.shape) in self._compiled_for)
 
     def _scaled(self, images: Tensor) -> Tensor:
         """[S, 3, H, W] float32 on the device."""

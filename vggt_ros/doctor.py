@@ -49,19 +49,22 @@ class Finding:
     mend: str = ''
 
 
-def examine(model: str = ModelConfig().source, budget_s: float = 0.0) -> Iterator[Finding]:
+def examine(
+    model: str = ModelConfig().source, budget_s: float = 0.0, *, compiled: bool = False
+) -> Iterator[Finding]:
     """Look at everything, one finding after the other.
 
     Args:
         model: what load_vggt takes; its weights are looked for, not loaded.
         budget_s: seconds that a window may take (latency_budget_s); 0 is no limit.
+        compiled: whether to compile the network (compile), and say what that gains.
     """
     yield _python()
     yield from _torch()
     weights = _weights(model)
     yield weights
     if weights.level is Level.OK:
-        yield _plan(model, budget_s)
+        yield _plan(model, budget_s, compiled)
     yield from _packages()
     yield from _ros()
 
@@ -129,7 +132,7 @@ def _hub_weights(model: str) -> Finding:
     )
 
 
-def _plan(model: str, budget_s: float = 0.0) -> Finding:
+def _plan(model: str, budget_s: float = 0.0, compiled: bool = False) -> Finding:
     """What would be computed at a time with the default settings, why, and how long it takes: measured once."""
     from vggt_ros.core.config import Config
     from vggt_ros.core.devices import explain_precision
@@ -137,7 +140,7 @@ def _plan(model: str, budget_s: float = 0.0) -> Finding:
     from vggt_ros.core.planner import rehearse
     from vggt_ros.core.predictor import VggtPredictor, load_network
 
-    config = Config().with_values({'model_id': model, 'local_files_only': True})
+    config = Config().with_values({'model_id': model, 'local_files_only': True, 'compile': compiled})
     try:
         network = load_network(config, quiet=True)
         predictor = VggtPredictor(config, network)
@@ -146,13 +149,18 @@ def _plan(model: str, budget_s: float = 0.0) -> Finding:
         in_budget = predictor.warm_up(plan.window, budget_s)
         plan = in_budget or plan
         encode_s, window_s = rehearse(network, plan.window, plan.size, config.alignment.max_frames)
+        gain = ''
+        if network.is_compiled:
+            network.uncompile()
+            plain_s = rehearse(network, plan.window, plan.size, config.alignment.max_frames)[1]
+            gain = f' (compiled; as it is {plain_s * 1e3:.0f} ms)'
     except (VggtRosError, RuntimeError) as error:
         return Finding('plan', Level.FAIL, f'{model} cannot be run: {error}', 'lower window_size or input_width')
     seconds = (plan.window.stride - 1) * encode_s + window_s
     text = (
         f'{network.device}, {explain_precision(network.dtype, network.device)}, {plan.size[1]}x{plan.size[0]}, '
         f'{plan.reason}; depth of {plan.chunk} frames at a time; measured: {encode_s * 1e3:.0f} ms a frame on arrival, '
-        f'{window_s * 1e3:.0f} ms from the newest frame of a window to its depth, '
+        f'{window_s * 1e3:.0f} ms from the newest frame of a window to its depth{gain}, '
         f'{plan.window.stride / seconds:.1f} new frames a second'
     )
     return Finding('plan', Level.OK if plan.window == config.window else Level.WARN, text)
@@ -244,12 +252,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--latency-budget', type=float, default=0.0, metavar='SECONDS', help='also find out what keeps latency_budget_s'
     )
+    parser.add_argument('--compile', action='store_true', help='also find out what compile gains')
     parser.add_argument('--json', action='store_true', help='one JSON list instead of lines')
 
 
 def main(args: argparse.Namespace) -> int:
     findings = []
-    for finding in examine(args.model, args.latency_budget):
+    for finding in examine(args.model, args.latency_budget, compiled=args.compile):
         findings.append(finding)
         if not args.json:
             print(_line(finding, colour=sys.stdout.isatty()), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 from recordings import REPOSITORY, camera_bag
 
+from vggt import StreamingVGGT
 from vggt_ros import cli, doctor
 from vggt_ros.core.config import Config, settings
 from vggt_ros.core.errors import ConfigError
@@ -121,7 +123,7 @@ def test_an_interruption_is_130(monkeypatch: pytest.MonkeyPatch):
 def test_the_doctor_fails_on_failures_only(
     level: Level, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(doctor, 'examine', lambda model, budget_s: iter([Finding('gpu', level, 'as it is', 'do this')]))
+    monkeypatch.setattr(doctor, 'examine', lambda *_, **__: iter([Finding('gpu', level, 'as it is', 'do this')]))
     assert cli.main(['doctor']) == code
     shown = capsys.readouterr().out
     assert level.value in shown
@@ -196,6 +198,13 @@ def test_the_doctor_tells_what_will_be_computed_and_how_fast() -> None:
     assert '128x96' in found.text
     assert re.search(r'(bf16|fp32) \(the processor .*\), .* new frames a second', found.text) or 'cuda' in found.text
     assert doctor._plan('no_such_network').level is Level.FAIL
+
+
+def test_the_doctor_tells_what_compiling_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    eager = functools.partialmethod(StreamingVGGT.compile, backend='eager')  # no compiler is needed
+    monkeypatch.setattr(StreamingVGGT, 'compile', eager)
+    found = doctor._plan('nano', compiled=True)
+    assert re.search(r'\d+ ms .* to its depth \(compiled; as it is \d+ ms\), ', found.text)
 
 
 def test_the_doctor_tells_what_keeps_a_latency_budget_and_why() -> None:

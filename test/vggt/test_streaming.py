@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -10,7 +13,7 @@ from small import SMALL, random_images, small_model
 
 from vggt import VGGT, StreamingVGGT, VGGTOutput
 from vggt.approximation import Approximation
-from vggt.errors import ConfigError, InputError
+from vggt.errors import CompileError, ConfigError, InputError
 from vggt.layers import attention
 
 SIZE = (56, 70)
@@ -181,12 +184,101 @@ def test_a_dense_head_in_bfloat16_stays_within_its_rounding() -> None:
     torch.testing.assert_close(output.pose_encoding, exact.pose_encoding, rtol=0, atol=POSE)
 
 
-def test_compiled_the_outputs_stay_the_same() -> None:
+class Counted:
+    """A backend of torch.compile that runs what it was given, and counts."""
+
+    def __init__(self) -> None:
+        self.made = self.runs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., object]:
+        self.made += 1
+
+        def run(*args: object) -> object:
+            self.runs += 1
+            return graph(*args)
+
+        return run
+
+
+def test_compiled_windows_are_the_plain_ones_and_nothing_is_compiled_in_the_stream() -> None:
+    backend, images = Counted(), random_images(8)
+    stream = StreamingVGGT(small_model())
+    stream.compile(4, SIZE, backend=backend)
+    assert backend.made == 3  # of backbone, frame and global blocks, however many there are
+    assert stream.is_compiled
+    for start, size, decoded in ((0, 4, None), (2, 4, [2, 3]), (1, 3, None), (0, 8, None), (4, 4, [3])):
+        window, before = images[start : start + size], backend.runs
+        tokens = torch.cat([stream.encode(window[i : i + 1]) for i in range(size)])
+        output = stream.predict(tokens, SIZE, frames=decoded)
+        assert_same(output, plain(window), list(range(size)) if decoded is None else decoded)
+        compiled = size * stream.config.backbone.depth + (size == 4) * 2 * stream.config.depth
+        assert backend.runs - before == compiled
+    assert backend.made == 3
+    stream.compile(4, SIZE)
+    assert backend.made == 3
+    stream.compile(5, SIZE)
+    assert backend.made == 5  # the backbone's is there
+    stream.uncompile()
+    before = backend.runs
+    assert_same(stream.predict(stream.encode(images), SIZE), plain(images), list(range(8)))
+    assert backend.runs == before
+
+
+@pytest.mark.parametrize('dtype', LOW_PRECISION, ids=str)
+def test_compiled_in_low_precision_nothing_changes_but_rounding(dtype: torch.dtype) -> None:
+    images, backend = random_images(3), Counted()
+    stream = StreamingVGGT(small_model(), dtype=dtype)
+    before = stream.predict(stream.encode(images), SIZE)
+    stream.compile(3, SIZE, images=3, backend=backend)
+    after = stream.predict(stream.encode(images), SIZE)
+    assert backend.runs >= 2 * backend.made
+    torch.testing.assert_close(after.depth, before.depth, rtol=LOW_PRECISION[dtype], atol=0)
+    torch.testing.assert_close(after.pose_encoding, before.pose_encoding, rtol=0, atol=LOW_PRECISION[dtype])
+
+
+def test_what_cannot_be_compiled_is_told_and_runs_as_it_is() -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError('Cannot find a working triton installation')
+
     images = random_images(4)
     stream = StreamingVGGT(small_model())
-    stream.compile(backend='eager')  # what is compiled is traced; the code made of it is torch's business
-    for _ in range(2):
-        assert_same(stream.predict(stream.encode(images), SIZE), plain(images), [0, 1, 2, 3])
+    with pytest.raises(CompileError, match='Cannot find a working triton'):
+        stream.compile(4, SIZE, backend=fail)
+    assert not stream.is_compiled
+    assert_same(stream.predict(stream.encode(images), SIZE), plain(images), [0, 1, 2, 3])
+
+
+def test_another_thread_runs_on_while_one_compiles() -> None:
+    compiling, done = threading.Event(), threading.Event()
+
+    def wait(graph: torch.fx.GraphModule, _inputs: object) -> torch.fx.GraphModule:
+        compiling.set()
+        assert done.wait(60)
+        return graph
+
+    images = random_images(4)
+    stream = StreamingVGGT(small_model())
+    with ThreadPoolExecutor(1) as pool:
+        compiled = pool.submit(stream.compile, 4, SIZE, backend=wait)
+        assert compiling.wait(60)
+        output = stream.predict(stream.encode(images), SIZE)
+        done.set()
+        compiled.result(60)
+    assert_same(output, plain(images), [0, 1, 2, 3])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU: what inductor and triton make runs there alone')
+def test_on_a_gpu_compiled_windows_are_the_plain_ones_on_any_stream() -> None:
+    images, expected = random_images(4), plain(random_images(4))
+    stream = StreamingVGGT(small_model(), 'cuda')
+    stream.compile(4, SIZE)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):  # as pictures are
+        tokens = torch.cat([stream.encode(images[i : i + 1]) for i in range(4)])
+    torch.cuda.current_stream().wait_stream(side)
+    output = stream.predict(tokens, SIZE)
+    torch.testing.assert_close(output.pose_encoding.cpu(), expected.pose_encoding, rtol=0, atol=1e-3)
+    torch.testing.assert_close(output.depth.cpu(), expected.depth, rtol=1e-3, atol=0)  # TF32 may be on
 
 
 @torch.inference_mode()

@@ -114,7 +114,11 @@ class ModelConfig(Section):
         'number format of the depth head; a lower one changes depth by some 1e-3',
         one_of=('fp32', 'bf16', 'fp16'),
     )
-    compile: bool = setting(False, 'compile the network before the first image, which takes a minute or more')
+    compile: bool = setting(
+        False,
+        "compile the network's blocks for the windows of the stream: on a GPU they take two thirds of the time, for a "
+        'pause of some 15 s at the start',
+    )
     approximate_key_stride: int = setting(
         1,
         'approximation: in global attention every n-th patch of all frames but the first is seen; 1 is exact',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 
 from vggt import StreamingVGGT
 from vggt.approximation import Approximation
-from vggt.errors import VGGTError
+from vggt.errors import CompileError, VGGTError
 from vggt.output import VGGTOutput
 from vggt.pose_encoding import decode_pose_encoding
 from vggt.preprocessing import ImageTransform, ModelImage, resize_keeping_aspect, stack_pixels
@@ -32,6 +33,8 @@ from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.rig import Rig, RigFit, all_views, split_cameras
 from vggt_ros.core.transfer import beside, download, to_host, upload
 from vggt_ros.core.window import Window
+
+log = logging.getLogger(__name__)
 
 HEADS = ('camera', 'depth')
 LockedIntrinsics = dict[int, tuple[ImageTransform, np.ndarray]]  # by camera: K [3, 3] of the first window on its grid
@@ -111,6 +114,9 @@ class VggtPredictor:
         self.works_on_device = self._device.type == 'cuda'
         self._leaving = torch.cuda.Stream(self._device, priority=-1) if self.works_on_device else None  # of answers
         self._longest = width or self.network.config.image_size  # side of a picture on the network's grid
+        self._planned = config.window
+        self._may_compile = config.model.compile and self._streaming is not None
+        self._awaits_first = True
         self.reset()
 
     def reset(self) -> None:
@@ -163,6 +169,9 @@ class VggtPredictor:
         self._encoded = {key: self._encoded[key] for key in keys if key in self._encoded}
         prepare_s = self._look_at(frames)
         images = [self._encoded[key].image for key in keys]
+        if self._awaits_first and len(window.frames) == self._planned.size and not self._is_apart:
+            self._awaits_first = False  # a pause in a stream that runs would be one too many
+            self._compile(self._planned, images[0].transform.model_size)
         compared = window.shared if window.is_bridge else self.config.alignment.max_frames
         decoded = [i for i, row in enumerate(rows) if row >= window.shared - compared]
         transform = images[0].transform
@@ -226,18 +235,20 @@ class VggtPredictor:
 
     def plan(self, window: WindowConfig) -> Plan | None:
         """What fits into the memory that is free now, and see pictures that way; None where the network cannot say."""
-        network = getattr(self.network, 'shared', self.network)
-        if not isinstance(network, StreamingVGGT):
+        network = self._streaming
+        if network is None:
             return None
         chunks = (8, 4, 2, 1) if network.device.type == 'cuda' else (2, 1)  # a processor gains nothing by more
         sizes = grids(self.config.model, network.config)
         plan = plan_windows(window, network.config, sizes, network.dtype, free_memory(network.device), chunks)
         network.chunk = plan.chunk
-        self._see_at(plan)
+        self._follow(plan)
         return plan
 
     def warm_up(self, window: WindowConfig, budget_s: float = 0.0) -> Plan | None:
         """Compile, where that was asked for, and measure: for 4:3 pictures, on the thread that will predict them.
+
+        Pictures of another shape are compiled for with their first window.
 
         Args:
             window: sizes of the windows.
@@ -247,43 +258,57 @@ class VggtPredictor:
             What keeps the budget, from now on; None without a budget.
         """
         network = self.network  # of a shared one its member, so that the thread that runs it warms up
-        if not isinstance(getattr(network, 'shared', network), StreamingVGGT):
-            return None
-        if not (self.config.model.compile or budget_s):
+        if self._streaming is None or not (self._may_compile or budget_s):
             return None
         compared = self.config.alignment.max_frames
         sizes = [one for one in grids(self.config.model, network.config) if one[1] <= self._longest]
-        if self.config.model.compile:
-            network.encode(torch.zeros(window.size, *sizes[0], 3, dtype=torch.uint8))
-            rehearse(network, window, sizes[0], compared)
         if not budget_s:
+            self._compile(window, sizes[0])
+            rehearse(network, window, sizes[0], compared)
             return None
-        plan = plan_for_budget(
-            Plan(window, sizes[0], network.chunk, f'window_size {window.size} and window_stride {window.stride}'),
-            network.config,
-            sizes,
-            budget_s,
-            compared,
-            lambda window, size: rehearse(network, window, size, compared)[1],
-        )
-        self._see_at(plan)
+
+        def measure(window: WindowConfig, size: tuple[int, int]) -> float:
+            self._compile(window, size)
+            return rehearse(network, window, size, compared)[1]
+
+        reason = f'window_size {window.size} and window_stride {window.stride}'
+        asked = Plan(window, sizes[0], network.chunk, reason)
+        plan = plan_for_budget(asked, network.config, sizes, budget_s, compared, measure)
+        self._follow(plan)
         return plan
 
-    def _see_at(self, plan: Plan) -> None:
-        """Pictures of any shape no longer on the grid than 4:3 ones of the plan."""
+    @property
+    def _streaming(self) -> StreamingVGGT | None:
+        """The network itself, also where it is shared; None for a stand-in."""
+        network = getattr(self.network, 'shared', self.network)
+        return network if isinstance(network, StreamingVGGT) else None
+
+    def _follow(self, plan: Plan) -> None:
+        """See pictures of any shape no longer on the grid than 4:3 ones of the plan."""
+        self._planned = plan.window
         if not self.config.model.input_width:
             self._longest = plan.size[1]
 
-    @property
-    def _overlaps(self) -> bool:
-        """Whether pictures run beside a window; not where it is compiled: all CUDA graphs share memory."""
-        network = getattr(self.network, 'shared', self.network)
-        return self.works_on_device and not getattr(network, 'is_compiled', False)
+    def _compile(self, window: WindowConfig, size: tuple[int, int]) -> None:
+        """The network for such windows, where that was asked for; what fails is told once, and no window is lost."""
+        if not self._may_compile:
+            return
+        cameras = max(1, len(self.config.rig.cameras))
+        start = time.perf_counter()
+        try:
+            self.network.compile(window.size * cameras, size, images=cameras)
+        except CompileError as error:
+            self._may_compile = False
+            log.warning('%s; it runs on as it is, with compile:=false without this message', error)
+            return
+        seconds = time.perf_counter() - start
+        if seconds > 1.0:  # else it was compiled already
+            log.info('compiled for windows of %d frames at %dx%d in %.0f s', window.size, size[1], size[0], seconds)
 
     def _look_at(self, frames: Sequence[Frame]) -> float:
         """Resize and encode what is not encoded yet; the seconds of resizing, on a GPU those of asking for it."""
         start = time.perf_counter()
-        with beside(self._device, enabled=self._overlaps) as hand_over:
+        with beside(self._device, enabled=self.works_on_device) as hand_over:
             resized, seen = self._prepare(frames)
             prepare_s = time.perf_counter() - start
             self._encode(resized, seen, hand_over)
@@ -324,12 +349,12 @@ class VggtPredictor:
             on_host, on_device = download(pixels).unbind(), on_host
         for (key, image), row, here, there in zip(resized.items(), tokens, on_host, on_device, strict=True):
             own = ModelImage(here, image.transform)
-            described = (None, None) if self._overlaps else self._describe(own, row)
+            described = (None, None) if self.works_on_device else self._describe(own, row)
             self._encoded[key] = Encoded(own, row, seen[key], *described, there)
 
     def _describe_late(self, keys: Sequence[tuple[int, int]]) -> None:
         """While the device computes the window: before it, the host would have to wait for every picture's tokens."""
-        if not (self._overlaps and self.config.loop.closure):
+        if not (self.works_on_device and self.config.loop.closure):
             return
         with beside(self._device):
             for key in keys:
@@ -395,8 +420,6 @@ def load_network(config: Config, *, quiet: bool = False) -> StreamingVGGT:
             approximation=Approximation(config.model.approximate_camera_rounds, config.model.approximate_key_stride),
             head_dtype=PRECISIONS[config.model.head_precision],
         )
-        if config.model.compile:
-            network.compile()
     except VGGTError as error:
         raise ConfigError(str(error)) from error
     if not quiet:

@@ -109,7 +109,7 @@ class SharedNetwork:
             self.batches[windows] += 1
 
     def images_together(self) -> int:
-        """Requests whose images are encoded in one pass; a compiled network is compiled for each number anew."""
+        """Requests whose images are encoded in one pass; where it is compiled, those of one stream."""
         return 1 if self.network.is_compiled else self._most or MOST
 
     def windows_together(self, frames: int, image_size: tuple[int, int]) -> int:
@@ -206,6 +206,10 @@ class Member:
     def chunk(self, frames: int) -> None:
         self.shared.chunk = frames
 
+    def compile(self, frames: int, image_size: tuple[int, int], images: int = 1) -> None:
+        """As StreamingVGGT.compile, on the thread that asks: the others go on meanwhile."""
+        self.shared.compile(frames, image_size, images)
+
     def encode(self, images: Tensor) -> Tensor:
         """As StreamingVGGT.encode: images -> [S, P, C]."""
 
@@ -245,7 +249,7 @@ class Member:
 
 def _threads_for(network: StreamingVGGT) -> int:
     """As many as keep the device busy."""
-    if network.device.type != 'cpu' or network.is_compiled:  # CUDA graphs belong to one thread
+    if network.device.type != 'cpu':
         return 1
     return max(1, available_cores() // torch.get_num_threads())
 

@@ -1,0 +1,169 @@
+"""A stream through a compiled network: the same answers, compiled before they are asked for, and never a stream lost."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('cv2')
+
+from vggt import StreamingVGGT, load_vggt
+from vggt_ros.core.config import Config, WindowConfig
+from vggt_ros.core.frame import Frame
+from vggt_ros.core.pipeline import Pipeline
+from vggt_ros.core.prediction import Prediction
+from vggt_ros.core.predictor import VggtPredictor
+from vggt_ros.core.shared_network import SharedNetwork
+from vggt_ros.core.window import Window
+
+KINDS = 3  # of blocks: backbone, frame, global
+SIZE, STRIDE = 4, 2
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU: what triton makes runs there alone')
+
+
+class Made(list[str]):
+    """A backend of torch.compile that remembers what it was asked for; it can be told to fail."""
+
+    error: Exception | None = None
+
+    def __call__(self, graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., object]:
+        if self.error is not None:
+            raise self.error
+        self.append('compiled')
+        return graph.forward
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
+    torch.compiler.reset()
+    backend = Made()
+    monkeypatch.setattr(StreamingVGGT, 'compile', functools.partialmethod(StreamingVGGT.compile, backend=backend))
+    yield backend
+    torch.compiler.reset()
+
+
+def network_on(device: str = 'cpu') -> StreamingVGGT:
+    return StreamingVGGT(load_vggt('nano', heads=('camera', 'depth'), device=device), device)
+
+
+def config_of(**values: object) -> Config:
+    sizes = {'window_size': SIZE, 'window_stride': STRIDE, 'input_width': 64, 'compile': True}
+    return Config().with_values({**sizes, 'device': 'cpu', 'precision': 'fp32', 'confidence_percentile': 0.0, **values})
+
+
+def windows_of(count: int, height: int = 96) -> list[Window]:
+    """Noise, each picture another."""
+    images = np.random.default_rng(0).integers(0, 256, (SIZE + STRIDE * (count - 1), height, 128, 3), dtype=np.uint8)
+    frames = [Frame(10**9 + i * 10**8, image, 'camera') for i, image in enumerate(images)]
+    starts = range(0, STRIDE * count, STRIDE)
+    return [Window(tuple(frames[start : start + SIZE]), SIZE - STRIDE if start else 0) for start in starts]
+
+
+def predictions_of(predictor: VggtPredictor, windows: list[Window]) -> list[Prediction]:
+    """As the pipeline asks: every picture is shown before its window is complete."""
+    found = []
+    for window in windows:
+        for frame in window.frames[:-1]:
+            predictor.anticipate(frame)
+        found.append(predictor.predict(window))
+    return found
+
+
+def assert_same(ours: list[Prediction], theirs: list[Prediction], rtol: float = 1e-5) -> None:
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        for name in ('depth', 'confidence', 'cam_from_window', 'K'):
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=rtol, atol=rtol)
+
+
+def test_what_is_compiled_at_the_start_serves_the_stream(made: Made):
+    windows = windows_of(4)
+    expected = predictions_of(VggtPredictor(config_of(compile=False), network_on()), windows)
+    assert not made
+    predictor = VggtPredictor(config_of(), network_on())
+    predictor.warm_up(WindowConfig(SIZE, STRIDE))
+    assert len(made) == KINDS
+    assert_same(predictions_of(predictor, windows), expected)
+    short = Window(windows[0].frames[:3], 0)  # the end of a recording, or memory was short
+    predictor.predict(short)
+    K = np.array([[60.0, 0.0, 32.0], [0.0, 60.0, 24.0], [0.0, 0.0, 1.0]])
+    images = [np.ascontiguousarray(frame.image[:48, :64]) for frame in windows[0].frames]
+    predictor.predict_apart(Window(tuple(Frame(i, image, 'camera', K) for i, image in enumerate(images)), 0))
+    assert len(made) == KINDS
+
+
+def test_pictures_of_another_shape_are_compiled_for_with_their_first_window_alone(made: Made):
+    predictor = VggtPredictor(config_of(), network_on())
+    predictor.warm_up(WindowConfig(SIZE, STRIDE))
+    predictor.predict(Window(windows_of(1, height=72)[0].frames[:2], 0))  # not a whole one
+    assert len(made) == KINDS
+    predictions_of(predictor, windows_of(2, height=72))
+    assert len(made) == 2 * KINDS
+    for height in (112, 72):
+        predictor.reset()
+        predictions_of(predictor, windows_of(2, height))  # a pause while the robot drives would be one too many
+    assert len(made) == 2 * KINDS
+
+
+@pytest.mark.parametrize('error', [RuntimeError('Cannot find a working triton'), torch.OutOfMemoryError('CUDA')])
+def test_a_compiler_that_fails_is_told_once_and_the_stream_goes_on(made: Made, error: Exception, caplog):
+    made.error = error
+    windows = windows_of(3)
+    config = config_of(latency_budget_s=9.0)
+    pipeline = Pipeline(config, VggtPredictor(config, network_on()))
+    with caplog.at_level(logging.WARNING):
+        pipeline.warm_up()
+        found = predictions_of(pipeline.predictor, windows)
+    assert_same(found, predictions_of(VggtPredictor(config_of(compile=False), network_on()), windows), rtol=0)
+    assert caplog.text.count('could not be compiled') == caplog.text.count(str(error)) == 1
+    assert 'runs on as it is' in caplog.text
+
+
+def test_windows_for_a_budget_are_measured_compiled(made: Made):
+    predictor = VggtPredictor(config_of(), network_on())
+    plan = predictor.warm_up(WindowConfig(SIZE, STRIDE), 1e-6)
+    assert plan is not None
+    assert plan.window == WindowConfig(2, 1)
+    asked = len(made)
+    predictions_of(predictor, [Window(window.frames[:2], 0) for window in windows_of(3)])
+    assert len(made) == asked
+
+
+def test_robots_that_share_a_network_share_what_was_compiled(made: Made):
+    windows = windows_of(2)
+    expected = predictions_of(VggtPredictor(config_of(compile=False), network_on()), windows)
+    shared = SharedNetwork(network_on())
+    try:
+        robots = [VggtPredictor(config_of(), shared.member()) for _ in range(2)]
+        with ThreadPoolExecutor(2) as pool:
+            for one in [pool.submit(robot.warm_up, WindowConfig(SIZE, STRIDE)) for robot in robots]:
+                one.result(60)
+            found = [pool.submit(predictions_of, robot, windows) for robot in robots]
+            for one in found:
+                assert_same(one.result(60), expected)
+    finally:
+        shared.close()
+    assert len(made) == KINDS
+    assert set(shared.batches) == {1}
+
+
+@GPU
+@pytest.mark.parametrize('is_shared', [False, True])
+def test_on_a_gpu_the_compiled_stream_is_that_of_the_plain_network(is_shared: bool):
+    windows, config = windows_of(4), config_of(device='cuda')
+    expected = predictions_of(VggtPredictor(config_of(device='cuda', compile=False), network_on('cuda')), windows)
+    network = network_on('cuda')
+    shared = SharedNetwork(network)
+    try:
+        predictor = VggtPredictor(config, shared.member() if is_shared else network)
+        predictor.warm_up(WindowConfig(SIZE, STRIDE))
+        assert network.is_compiled
+        assert_same(predictions_of(predictor, windows), expected, rtol=1e-3)
+    finally:
+        shared.close()
