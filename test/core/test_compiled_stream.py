@@ -1,4 +1,4 @@
-"""A stream through a compiled network: the same answers, compiled before they are asked for, and never a stream lost."""
+"""A stream through a compiled network: the same answers, compiled ahead of the stream, and no stream lost."""
 
 from __future__ import annotations
 
