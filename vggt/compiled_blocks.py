@@ -9,13 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+_PLAIN, _RUN, _COMPILE = range(3)
 MOST_VARIANTS = 64  # of a block: one for each kind and size; torch gives up at 8, which two windows of two sizes reach
 
 
 class CompiledBlocks:
     """Blocks that run compiled inside `enabled` and as they are elsewhere, each thread for itself.
 
-    What is compiled is made when a size first comes inside `enabled`; elsewhere nothing is ever compiled.
+    Only inside `compiling` anything is compiled: what torch then finds wanting elsewhere, it runs as it is.
 
     Args:
         blocks: changed in place.
@@ -29,29 +30,32 @@ class CompiledBlocks:
 
     @contextmanager
     def enabled(self, when: bool = True) -> Iterator[None]:
-        """Run compiled inside; where `when` is false, as around it."""
-        before = self._here.is_enabled
-        self._here.is_enabled = before or when
-        try:
+        """Run what is compiled inside; where `when` is false, as around it."""
+        with self._set(_RUN if when and self._here.mode == _PLAIN else self._here.mode):
             yield
-        finally:
-            self._here.is_enabled = before
 
     @contextmanager
     def compiling(self) -> Iterator[None]:
-        """Run compiled inside, with room for sizes that were not there before."""
+        """Compile inside what is not compiled yet."""
         from torch._dynamo import config  # with it come torch's compiler and sympy: seconds that others need not wait
 
-        with self.enabled(), config.patch(recompile_limit=MOST_VARIANTS):
+        with self._set(_COMPILE), config.patch(recompile_limit=MOST_VARIANTS):
             yield
+
+    @contextmanager
+    def _set(self, mode: int) -> Iterator[None]:
+        before, self._here.mode = self._here.mode, mode
+        try:
+            yield
+        finally:
+            self._here.mode = before
 
     def _wire(self, block: nn.Module, backend: str | Callable[..., object]) -> None:
         here, plain = self._here, block._call_impl
-        compiled = torch.compile(plain, backend=backend, dynamic=False)
+        ways = (plain, torch._dynamo.run(plain), torch.compile(plain, backend=backend, dynamic=False))
 
         def call(*args: Tensor) -> Tensor:
-            run = compiled if here.is_enabled else plain
-            return run(*args)  # type: ignore[no-any-return]
+            return ways[here.mode](*args)  # type: ignore[no-any-return]
 
         block._compiled_call_impl = call  # where nn.Module.compile puts its own
 
@@ -59,4 +63,4 @@ class CompiledBlocks:
 class _Here(threading.local):
     """Of one thread."""
 
-    is_enabled = False
+    mode = _PLAIN

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vggt.approximation import EXACT, Approximation
+from vggt.captured_call import CapturedCall
 from vggt.compiled_blocks import CompiledBlocks
 from vggt.config import VGGTConfig
 from vggt.errors import CompileError, ConfigError, InputError
@@ -22,6 +23,7 @@ from vggt.output import VGGTOutput
 from vggt.preprocessing import scale_pixels
 from vggt.validation import check_images, check_pixels
 
+MOST_GRAPHS = 4  # sizes of windows that may each hold the memory of a CUDA graph
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
@@ -69,6 +71,7 @@ class StreamingVGGT:
         self.dtype = dtype
         self._compiled: CompiledBlocks | None = None
         self._compiled_for: frozenset[tuple[int, ...]] = frozenset()  # shapes of scaled images and of patch tokens
+        self._captured: dict[tuple[object, ...], CapturedCall] = {}
         self._compiling = threading.Lock()
         self.heads = tuple(heads)
         self.chunk = chunk
@@ -89,8 +92,8 @@ class StreamingVGGT:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether there are sizes for which it is compiled: single windows of those are faster than several at once."""
-        return bool(self._compiled_for)
+        """Whether some sizes are compiled or captured: single windows of those are faster than several at once."""
+        return bool(self._compiled_for or self._captured)
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
@@ -152,17 +155,24 @@ class StreamingVGGT:
         chosen = list(range(count)) if frames is None else list(frames)
         if any(not 0 <= frame < count for frame in chosen):
             raise InputError(f'frames must lie in 0..{count - 1}, got {chosen}')
-        heads = self.heads if chosen else tuple(name for name in self.heads if name == 'camera')
-        with self._precision(), self._form(patch_tokens):
-            keep = self.model.layers_read(heads)
-            layers = self.model.aggregator.attend(patch_tokens.to(self.device), image_size, keep)
-        picked = None if chosen == list(range(count)) else chosen  # all frames need no copy
-        output = self.model.read_heads(layers, image_size, heads=heads, frames=picked, chunk=self.chunk)
+        captured = self._captured.get(self._kind(patch_tokens, image_size, chosen))
+        if captured is not None:
+            output = captured(patch_tokens)
+        else:
+            output = self._predict(patch_tokens, image_size, chosen)
         if self.device.type != 'cuda':
             return output
         ready = torch.cuda.Event(blocking=True)  # whoever waits on the host sleeps
         ready.record(torch.cuda.current_stream(self.device))
         return replace(output, ready=ready)
+
+    def _predict(self, patch_tokens: Tensor, image_size: tuple[int, int], chosen: list[int]) -> VGGTOutput:
+        heads = self.heads if chosen else tuple(name for name in self.heads if name == 'camera')
+        with self._precision(), self._form(patch_tokens):
+            keep = self.model.layers_read(heads)
+            layers = self.model.aggregator.attend(patch_tokens.to(self.device), image_size, keep)
+        picked = None if chosen == list(range(patch_tokens.shape[1])) else chosen  # all frames need no copy
+        return self.model.read_heads(layers, image_size, heads=heads, frames=picked, chunk=self.chunk)
 
     @torch.inference_mode()
     def compile(
@@ -186,7 +196,10 @@ class StreamingVGGT:
         Raises:
             CompileError: the compiler is missing or failed; the network runs on as it is.
         """
+        sizes = {(images, 3, *image_size), (1, frames, *self._token_shape(image_size))}
         with self._compiling:
+            if sizes <= self._compiled_for:
+                return
             try:
                 if self._compiled is None:
                     self._compiled = CompiledBlocks(self._blocks(), backend)
@@ -195,13 +208,50 @@ class StreamingVGGT:
                     tokens = self.encode(pixels)[:1].expand(frames, -1, -1)
                     self.predict(tokens, image_size, frames=[])
             except Exception as error:  # torch's own errors, those of a C compiler, and lack of memory
-                words = ' '.join(str(error).split()[:40])
-                raise CompileError(f'the network could not be compiled: {type(error).__name__}: {words}') from error
-            self._compiled_for |= {(images, 3, *image_size), (1, *tokens.shape)}
+                raise CompileError(f'the network could not be compiled: {_in_short(error)}') from error
+            self._compiled_for |= sizes
+
+    @torch.inference_mode()
+    def capture(self, frames: int, image_size: tuple[int, int], decoded: Sequence[int]) -> None:
+        """Make a CUDA graph of windows of one kind, compiled where they are that now; all others run on as they are.
+
+        It holds the memory of such a window, some 1 GB with the 1B architecture, and costs a copy of what comes out.
+
+        Args:
+            frames: of a window.
+            image_size: (H, W) of the images in pixels.
+            decoded: which of its frames the dense heads decode.
+
+        Raises:
+            CompileError: no GPU, no room, or no graph that gives the same; the network runs on as it is.
+        """
+        with self._compiling:
+            try:
+                noise = torch.randint(0, 256, (2, 1, *image_size, 3), dtype=torch.uint8)
+                example, other = (self.encode(one).expand(frames, -1, -1)[None] for one in noise)
+                kind = self._kind(example, image_size, decoded)
+                if kind in self._captured:
+                    return
+                if len(self._captured) == MOST_GRAPHS:
+                    raise CompileError(f'there are {MOST_GRAPHS} CUDA graphs of other windows already')
+                chosen = list(decoded)
+                call = CapturedCall(lambda tokens: self._predict(tokens, image_size, chosen), example, other)
+            except Exception as error:  # torch's own errors, and lack of memory
+                raise CompileError(f'no CUDA graph could be made of a window: {_in_short(error)}') from error
+            self._captured[kind] = call
+
+    def release(self) -> None:
+        """Hand back the memory of all CUDA graphs: windows run without."""
+        self._captured = {}
 
     def uncompile(self) -> None:
         """Run all sizes as they are."""
         self._compiled_for = frozenset()
+        self.release()
+
+    def _kind(self, patch_tokens: Tensor, image_size: tuple[int, int], decoded: Sequence[int]) -> tuple[object, ...]:
+        """Windows of the same take the same kernels."""
+        return (*patch_tokens.shape, patch_tokens.dtype, *image_size, *decoded, self.chunk)
 
     def _blocks(self) -> list[nn.Module]:
         """All of backbone and aggregator; the heads have few, or none."""
@@ -242,16 +292,25 @@ class StreamingVGGT:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype in LOW_PRECISION)
 
-    def _check_tokens(self, patch_tokens: Tensor, image_size: tuple[int, int]) -> None:
+    def _token_shape(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(P, C) of a frame."""
         patch = self.config.patch_size
+        return image_size[0] // patch * (image_size[1] // patch), self.config.embed_dim
+
+    def _check_tokens(self, patch_tokens: Tensor, image_size: tuple[int, int]) -> None:
         height, width = image_size
-        expected = (height // patch * (width // patch), self.config.embed_dim)
+        expected = self._token_shape(image_size)
         shape = tuple(patch_tokens.shape)
         if len(shape) != 4 or shape[2:] != expected or 0 in shape:
             raise InputError(
                 f'patch_tokens must be [S, {expected[0]}, {expected[1]}] for images of {height}x{width} and at least '
                 f'one frame, got {list(shape[1:])}; tokens of frames of another size cannot share a window'
             )
+
+
+def _in_short(error: Exception) -> str:
+    """A compiler can fill pages."""
+    return ' '.join((f'{type(error).__name__}:', *str(error).split()[:40]))
 
 
 def _round_matrices(module: nn.Module, dtype: torch.dtype) -> None:

@@ -31,7 +31,7 @@ OWN_TF = ('--ros-args', '-r', '/tf:=tf', '-r', '/tf_static:=tf_static')  # as Na
 # Settings that another network would be needed for.
 OF_THE_NETWORK = (
     'model_id', 'checkpoint_path', 'local_files_only', 'device', 'precision', 'head_precision', 'compile',
-    'approximate_key_stride', 'approximate_camera_rounds',
+    'cuda_graph', 'approximate_key_stride', 'approximate_camera_rounds',
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 pytest.importorskip('cv2')
 
-from vggt import StreamingVGGT, load_vggt
+from vggt import StreamingVGGT, VGGTOutput, load_vggt, streaming
 from vggt_ros.core.config import Config, WindowConfig
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.pipeline import Pipeline
@@ -153,17 +154,83 @@ def test_robots_that_share_a_network_share_what_was_compiled(made: Made):
     assert set(shared.batches) == {1}
 
 
+class Replayed:
+    """Stands in for a CUDA graph, which a processor does not have: counts what it is asked for."""
+
+    made: ClassVar[list[Replayed]] = []
+    is_full = False
+
+    def __init__(self, call: Callable[[torch.Tensor], VGGTOutput], example: torch.Tensor, other: torch.Tensor) -> None:
+        assert example.shape == other.shape
+        assert not torch.equal(example, other)
+        self.call, self.runs = call, 0
+        self.made.append(self)
+
+    def __call__(self, tensor: torch.Tensor) -> VGGTOutput:
+        self.runs += 1
+        if self.is_full:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return self.call(tensor)
+
+
+@pytest.fixture
+def replayed(monkeypatch: pytest.MonkeyPatch) -> list[Replayed]:
+    monkeypatch.setattr(streaming, 'CapturedCall', Replayed)
+    monkeypatch.setattr(Replayed, 'made', [])
+    return Replayed.made
+
+
+@pytest.mark.parametrize('compared', [1, 4])
+def test_windows_of_a_running_stream_are_replayed_and_no_others(replayed: list[Replayed], compared: int):
+    windows, values = windows_of(4), {'compile': False, 'alignment_max_frames': compared}
+    expected = predictions_of(VggtPredictor(config_of(**values), network_on()), windows)
+    predictor = VggtPredictor(config_of(**values, cuda_graph=True), network_on())
+    predictor.warm_up(WindowConfig(SIZE, STRIDE))
+    (graph,) = replayed
+    before = graph.runs
+    assert before > 0  # the rehearsal was one
+    assert_same(predictions_of(predictor, windows), expected, rtol=0)
+    of_first = int(compared >= STRIDE)  # else it decodes more frames than any that follows
+    assert graph.runs - before == len(windows) - 1 + of_first
+    predictor.predict(Window(windows[0].frames[:3], 0))
+    assert graph.runs - before == len(windows) - 1 + of_first
+    assert len(replayed) == 1
+
+
+def test_graphs_are_given_back_where_memory_is_short(replayed: list[Replayed], monkeypatch: pytest.MonkeyPatch):
+    config = config_of(compile=False, cuda_graph=True)
+    pipeline = Pipeline(config, VggtPredictor(config, network_on()))
+    pipeline.warm_up()
+    assert pipeline.predictor.network.is_compiled
+    monkeypatch.setattr(Replayed, 'is_full', True)
+    frames = [frame for window in windows_of(1) for frame in window.frames]
+    updates = [pipeline.add_frame(frame) for frame in frames]
+    assert [frame.stamp_ns for frame in updates[-1].frames] == [frame.stamp_ns for frame in frames]
+    assert not pipeline.predictor.network.is_compiled
+
+
+def test_without_a_gpu_a_graph_that_is_asked_for_is_told_of_once(caplog):
+    config = config_of(compile=False, cuda_graph=True)
+    pipeline = Pipeline(config, VggtPredictor(config, network_on()))
+    with caplog.at_level(logging.WARNING):
+        pipeline.warm_up()
+        predictions_of(pipeline.predictor, windows_of(2))
+    assert caplog.text.count('no CUDA graph could be made') == caplog.text.count('there are none on a cpu') == 1
+
+
 @GPU
 @pytest.mark.parametrize('is_shared', [False, True])
-def test_on_a_gpu_the_compiled_stream_is_that_of_the_plain_network(is_shared: bool):
-    windows, config = windows_of(4), config_of(device='cuda')
+@pytest.mark.parametrize('graph', [False, True])
+def test_on_a_gpu_the_compiled_stream_is_that_of_the_plain_network(is_shared: bool, graph: bool):
+    windows, config = windows_of(4), config_of(device='cuda', cuda_graph=graph)
     expected = predictions_of(VggtPredictor(config_of(device='cuda', compile=False), network_on('cuda')), windows)
     network = network_on('cuda')
     shared = SharedNetwork(network)
     try:
         predictor = VggtPredictor(config, shared.member() if is_shared else network)
         predictor.warm_up(WindowConfig(SIZE, STRIDE))
-        assert network.is_compiled
+        assert network._compiled_for
+        assert len(network._captured) == graph
         assert_same(predictions_of(predictor, windows), expected, rtol=1e-3)
     finally:
         shared.close()

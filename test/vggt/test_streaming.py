@@ -281,6 +281,31 @@ def test_on_a_gpu_compiled_windows_are_the_plain_ones_on_any_stream() -> None:
     torch.testing.assert_close(output.depth.cpu(), expected.depth, rtol=1e-3, atol=0)  # TF32 may be on
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU: there are no CUDA graphs elsewhere')
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+def test_replayed_on_a_gpu_each_answer_is_its_callers_own_on_any_stream(dtype: torch.dtype) -> None:
+    images = random_images(16)
+    stream = StreamingVGGT(small_model(), 'cuda', dtype)
+    windows = [torch.cat([stream.encode(images[i + k : i + k + 1]) for k in range(4)]) for i in range(12)]
+    expected = [stream.predict(tokens, SIZE, frames=[2, 3]) for tokens in windows]
+    stream.capture(4, SIZE, [2, 3])
+    assert stream.is_compiled
+    stream.capture(4, SIZE, [2, 3])
+    assert len(stream._captured) == 1
+    torch.cuda.synchronize()
+    sides, found = [torch.cuda.Stream() for _ in range(3)], []
+    for i, tokens in enumerate(windows):
+        with torch.cuda.stream(sides[i % 3]):  # nothing here waits for the one before
+            found.append(stream.predict(tokens, SIZE, frames=[2, 3]))
+    torch.cuda.synchronize()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.depth, other.depth, rtol=1e-4, atol=0)
+        torch.testing.assert_close(one.pose_encoding, other.pose_encoding, rtol=0, atol=1e-4)
+    held = torch.cuda.memory_allocated()
+    stream.release()
+    assert torch.cuda.memory_allocated() < held
+
+
 @torch.inference_mode()
 def test_compiled_no_part_of_it_lies_on_the_processor() -> None:
     """A graph with such a part does not become a CUDA graph, and torch says so in no more than a hint."""

@@ -5,7 +5,7 @@ Source: docs/network_facts.md sec. 6 for the grid and the frequencies.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def add_position(features: Tensor, image_size: tuple[int, int]) -> Tensor:
     return features
 
 
-@lru_cache(maxsize=32)
+@cache  # for good: a CUDA graph reads it where it lies
 def sine_tables(rows: int, columns: int, aspect: float, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Embedding of every column and every row of a grid.
 

@@ -6,7 +6,7 @@ with the second; docs/network_facts.md sec. 3 for the base frequency and the pos
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 RotaryTable = tuple[Tensor, Tensor]  # cosine and sine, each [N, 2 axes, head_dim / 4]
 
 
-@lru_cache(maxsize=16)
+@cache  # for good: a CUDA graph reads it where it lies
 def grid_rotary_table(
     rows: int, columns: int, num_special: int, head_dim: int, base: float, device: torch.device
 ) -> RotaryTable:

@@ -119,6 +119,11 @@ class ModelConfig(Section):
         "compile the network's blocks for the windows of the stream: on a GPU they take two thirds of the time, for a "
         'pause of some 15 s at the start',
     )
+    cuda_graph: bool = setting(
+        False,
+        'experimental: windows of the stream as one CUDA graph, which with compile takes another tenth off and holds '
+        'some 1 GB for it; not run on a GPU yet',
+    )
     approximate_key_stride: int = setting(
         1,
         'approximation: in global attention every n-th patch of all frames but the first is seen; 1 is exact',

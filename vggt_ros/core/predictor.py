@@ -116,6 +116,7 @@ class VggtPredictor:
         self._longest = width or self.network.config.image_size  # side of a picture on the network's grid
         self._planned = config.window
         self._may_compile = config.model.compile and self._streaming is not None
+        self._may_capture = config.model.cuda_graph and self._streaming is not None
         self._awaits_first = True
         self.reset()
 
@@ -172,6 +173,7 @@ class VggtPredictor:
         if self._awaits_first and len(window.frames) == self._planned.size and not self._is_apart:
             self._awaits_first = False  # a pause in a stream that runs would be one too many
             self._compile(self._planned, images[0].transform.model_size)
+            self._capture(self._planned, images[0].transform.model_size)
         compared = window.shared if window.is_bridge else self.config.alignment.max_frames
         decoded = [i for i, row in enumerate(rows) if row >= window.shared - compared]
         transform = images[0].transform
@@ -246,9 +248,9 @@ class VggtPredictor:
         return plan
 
     def warm_up(self, window: WindowConfig, budget_s: float = 0.0) -> Plan | None:
-        """Compile, where that was asked for, and measure: for 4:3 pictures, on the thread that will predict them.
+        """Compile, capture and measure, each where asked for: 4:3 pictures, on the thread that will predict them.
 
-        Pictures of another shape are compiled for with their first window.
+        Pictures of another shape are made ready for with their first window.
 
         Args:
             window: sizes of the windows.
@@ -258,12 +260,13 @@ class VggtPredictor:
             What keeps the budget, from now on; None without a budget.
         """
         network = self.network  # of a shared one its member, so that the thread that runs it warms up
-        if self._streaming is None or not (self._may_compile or budget_s):
+        if self._streaming is None or not (self._may_compile or self._may_capture or budget_s):
             return None
         compared = self.config.alignment.max_frames
         sizes = [one for one in grids(self.config.model, network.config) if one[1] <= self._longest]
         if not budget_s:
             self._compile(window, sizes[0])
+            self._capture(window, sizes[0])
             rehearse(network, window, sizes[0], compared)
             return None
 
@@ -274,6 +277,7 @@ class VggtPredictor:
         reason = f'window_size {window.size} and window_stride {window.stride}'
         asked = Plan(window, sizes[0], network.chunk, reason)
         plan = plan_for_budget(asked, network.config, sizes, budget_s, compared, measure)
+        self._capture(plan.window, plan.size)  # of one size alone: each holds memory
         self._follow(plan)
         return plan
 
@@ -304,6 +308,19 @@ class VggtPredictor:
         seconds = time.perf_counter() - start
         if seconds > 1.0:  # else it was compiled already
             log.info('compiled for windows of %d frames at %dx%d in %.0f s', window.size, size[1], size[0], seconds)
+
+    def _capture(self, window: WindowConfig, size: tuple[int, int]) -> None:
+        """The same for CUDA graphs: of windows as they are once the stream runs."""
+        if not self._may_capture:
+            return
+        cameras = max(1, len(self.config.rig.cameras))
+        new = min(window.size, window.stride + self.config.alignment.max_frames)
+        try:
+            decoded = range((window.size - new) * cameras, window.size * cameras)
+            self.network.capture(window.size * cameras, size, decoded)
+        except CompileError as error:
+            self._may_capture = False
+            log.warning('%s; windows run without, with cuda_graph:=false without this message', error)
 
     def _look_at(self, frames: Sequence[Frame]) -> float:
         """Resize and encode what is not encoded yet; the seconds of resizing, on a GPU those of asking for it."""
@@ -374,6 +391,9 @@ class VggtPredictor:
     def _free_memory(self) -> None:
         """Leave as much as possible to the next try."""
         self.network.chunk = 1
+        self._may_capture = False
+        if self._streaming is not None:
+            self._streaming.release()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -210,6 +210,10 @@ class Member:
         """As StreamingVGGT.compile, on the thread that asks: the others go on meanwhile."""
         self.shared.compile(frames, image_size, images)
 
+    def capture(self, frames: int, image_size: tuple[int, int], decoded: Sequence[int]) -> None:
+        """As StreamingVGGT.capture, on the thread that asks."""
+        self.shared.capture(frames, image_size, decoded)
+
     def encode(self, images: Tensor) -> Tensor:
         """As StreamingVGGT.encode: images -> [S, P, C]."""
 
