@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -25,8 +26,10 @@ class CompiledBlocks:
 
     def __init__(self, blocks: Iterable[nn.Module], backend: str | Callable[..., object] = 'inductor') -> None:
         self._here = _Here()
+        plain = nn.Module._call_impl
+        self._ways = (plain, torch._dynamo.run(plain), torch.compile(plain, backend=backend, dynamic=False))
         for block in blocks:
-            self._wire(block, backend)
+            block._compiled_call_impl = self._call_of(weakref.ref(block))  # where nn.Module.compile puts its own
 
     @contextmanager
     def enabled(self, when: bool = True) -> Iterator[None]:
@@ -37,9 +40,7 @@ class CompiledBlocks:
     @contextmanager
     def compiling(self) -> Iterator[None]:
         """Compile inside what is not compiled yet."""
-        from torch._dynamo import config  # with it come torch's compiler and sympy: seconds that others need not wait
-
-        with self._set(_COMPILE), config.patch(recompile_limit=MOST_VARIANTS):
+        with self._set(_COMPILE), torch._dynamo.config.patch(cache_size_limit=MOST_VARIANTS):
             yield
 
     @contextmanager
@@ -50,14 +51,14 @@ class CompiledBlocks:
         finally:
             self._here.mode = before
 
-    def _wire(self, block: nn.Module, backend: str | Callable[..., object]) -> None:
-        here, plain = self._here, block._call_impl
-        ways = (plain, torch._dynamo.run(plain), torch.compile(plain, backend=backend, dynamic=False))
+    def _call_of(self, block: weakref.ref[nn.Module]) -> Callable[..., Tensor]:
+        """A block's call; it does not keep the block, whose memory must be free at once when a network goes."""
+        here, ways = self._here, self._ways
 
         def call(*args: Tensor) -> Tensor:
-            return ways[here.mode](*args)  # type: ignore[no-any-return]
+            return ways[here.mode](block(), *args)  # type: ignore[arg-type,no-any-return]
 
-        block._compiled_call_impl = call  # where nn.Module.compile puts its own
+        return call
 
 
 class _Here(threading.local):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -246,6 +247,14 @@ def test_what_cannot_be_compiled_is_told_and_runs_as_it_is() -> None:
         stream.compile(4, SIZE, backend=fail)
     assert not stream.is_compiled
     assert_same(stream.predict(stream.encode(images), SIZE), plain(images), [0, 1, 2, 3])
+
+
+def test_a_compiled_network_that_is_let_go_leaves_at_once() -> None:
+    stream = StreamingVGGT(small_model())
+    stream.compile(2, SIZE, backend='eager')
+    weights = [weakref.ref(parameter) for parameter in stream.model.parameters()]
+    del stream  # the next one needs its memory
+    assert not any(one() is not None for one in weights)
 
 
 def test_another_thread_runs_on_while_one_compiles() -> None:
