@@ -56,6 +56,10 @@ class Aggregator(nn.Module):
         patch_tokens = self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         return self.attend(patch_tokens, (images.shape[-2], images.shape[-1]), keep)
 
+    def blocks(self) -> list[nn.Module]:
+        """All, those of the backbone first; a convolution in its place has none."""
+        return [*getattr(self.patch_embed, 'blocks', ()), *self.frame_blocks, *self.global_blocks]
+
     def encode(self, images: Tensor) -> Tensor:
         """Patch tokens of single images; the value for one image does not depend on the others.
 

@@ -5,25 +5,21 @@ Source: docs/network_facts.md sec. 8 (precision), 13 (cost) and 14 (what overlap
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from vggt.approximation import EXACT, Approximation
-from vggt.captured_call import CapturedCall
-from vggt.compiled_blocks import CompiledBlocks
 from vggt.config import VGGTConfig
-from vggt.errors import CompileError, ConfigError, InputError
+from vggt.errors import ConfigError, InputError
 from vggt.model import VGGT
 from vggt.output import VGGTOutput
+from vggt.prepared_windows import PreparedWindows
 from vggt.preprocessing import scale_pixels
-from vggt.validation import check_images, check_pixels
+from vggt.validation import check_images, check_patch_tokens, check_pixels
 
-MOST_GRAPHS = 4  # sizes of windows that may each hold the memory of a CUDA graph
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
@@ -69,10 +65,7 @@ class StreamingVGGT:
             raise ConfigError(f'dtype must be float32, bfloat16 or float16, got {dtype}')
         self.device = torch.device(device)
         self.dtype = dtype
-        self._compiled: CompiledBlocks | None = None
-        self._compiled_for: frozenset[tuple[int, ...]] = frozenset()  # shapes of scaled images and of patch tokens
-        self._captured: dict[tuple[object, ...], CapturedCall] = {}
-        self._compiling = threading.Lock()
+        self._prepared = PreparedWindows()
         self.heads = tuple(heads)
         self.chunk = chunk
         self.model = model.eval().to(self.device)
@@ -81,7 +74,7 @@ class StreamingVGGT:
         for head in (self.model.depth_head, self.model.point_head):
             if head is not None:
                 head.to(head_dtype)
-        self._approximate(approximation)
+        approximation.apply(self.model)
         if self.device.type == 'cuda':
             torch.cuda.current_stream(self.device).synchronize()  # the weights are there, whatever stream reads them
 
@@ -93,7 +86,7 @@ class StreamingVGGT:
     @property
     def is_compiled(self) -> bool:
         """Whether some sizes are compiled or captured: single windows of those are faster than several at once."""
-        return bool(self._compiled_for or self._captured)
+        return bool(self._prepared)
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
@@ -111,7 +104,7 @@ class StreamingVGGT:
             InputError: images of another form.
         """
         scaled = self._scaled(images)
-        with self._precision(), self._form(scaled):
+        with self._precision(), self._prepared.form(scaled):
             tokens: Tensor = self.model.aggregator.encode(scaled)
         return tokens
 
@@ -150,16 +143,13 @@ class StreamingVGGT:
         Raises:
             InputError: as predict.
         """
-        self._check_tokens(patch_tokens, image_size)
+        check_patch_tokens(patch_tokens, self._token_shape(image_size), image_size)
         count = patch_tokens.shape[1]
         chosen = list(range(count)) if frames is None else list(frames)
         if any(not 0 <= frame < count for frame in chosen):
             raise InputError(f'frames must lie in 0..{count - 1}, got {chosen}')
-        captured = self._captured.get(self._kind(patch_tokens, image_size, chosen))
-        if captured is not None:
-            output = captured(patch_tokens)
-        else:
-            output = self._predict(patch_tokens, image_size, chosen)
+        graph = self._prepared.graphs.get(self._kind(patch_tokens, image_size, chosen))
+        output = graph(patch_tokens) if graph else self._predict(patch_tokens, image_size, chosen)
         if self.device.type != 'cuda':
             return output
         ready = torch.cuda.Event(blocking=True)  # whoever waits on the host sleeps
@@ -168,7 +158,7 @@ class StreamingVGGT:
 
     def _predict(self, patch_tokens: Tensor, image_size: tuple[int, int], chosen: list[int]) -> VGGTOutput:
         heads = self.heads if chosen else tuple(name for name in self.heads if name == 'camera')
-        with self._precision(), self._form(patch_tokens):
+        with self._precision(), self._prepared.form(patch_tokens):
             keep = self.model.layers_read(heads)
             layers = self.model.aggregator.attend(patch_tokens.to(self.device), image_size, keep)
         picked = None if chosen == list(range(patch_tokens.shape[1])) else chosen  # all frames need no copy
@@ -196,20 +186,13 @@ class StreamingVGGT:
         Raises:
             CompileError: the compiler is missing or failed; the network runs on as it is.
         """
-        sizes = {(images, 3, *image_size), (1, frames, *self._token_shape(image_size))}
-        with self._compiling:
-            if sizes <= self._compiled_for:
-                return
-            try:
-                if self._compiled is None:
-                    self._compiled = CompiledBlocks(self._blocks(), backend)
-                with self._compiled.compiling():
-                    pixels = torch.zeros(images, *image_size, 3, dtype=torch.uint8)
-                    tokens = self.encode(pixels)[:1].expand(frames, -1, -1)
-                    self.predict(tokens, image_size, frames=[])
-            except Exception as error:  # torch's own errors, those of a C compiler, and lack of memory
-                raise CompileError(f'the network could not be compiled: {_in_short(error)}') from error
-            self._compiled_for |= sizes
+
+        def run() -> None:
+            tokens = self.encode(torch.zeros(images, *image_size, 3, dtype=torch.uint8))[:1]
+            self.predict(tokens.expand(frames, -1, -1), image_size, frames=[])
+
+        shapes = ((images, 3, *image_size), (1, frames, *self._token_shape(image_size)))
+        self._prepared.compile(shapes, self.model.aggregator.blocks, run, backend)
 
     @torch.inference_mode()
     def capture(self, frames: int, image_size: tuple[int, int], decoded: Sequence[int]) -> None:
@@ -225,45 +208,30 @@ class StreamingVGGT:
         Raises:
             CompileError: no GPU, no room, or no graph that gives the same; the network runs on as it is.
         """
-        with self._compiling:
-            try:
-                noise = torch.randint(0, 256, (2, 1, *image_size, 3), dtype=torch.uint8)
-                example, other = (self.encode(one).expand(frames, -1, -1)[None] for one in noise)
-                kind = self._kind(example, image_size, decoded)
-                if kind in self._captured:
-                    return
-                if len(self._captured) == MOST_GRAPHS:
-                    raise CompileError(f'there are {MOST_GRAPHS} CUDA graphs of other windows already')
-                chosen = list(decoded)
-                call = CapturedCall(lambda tokens: self._predict(tokens, image_size, chosen), example, other)
-            except Exception as error:  # torch's own errors, and lack of memory
-                raise CompileError(f'no CUDA graph could be made of a window: {_in_short(error)}') from error
-            self._captured[kind] = call
+        chosen = list(decoded)
+
+        def examples() -> tuple[Tensor, Tensor]:
+            noise = torch.randint(0, 256, (2, 1, *image_size, 3), dtype=torch.uint8)
+            example, other = (self.encode(one).expand(frames, -1, -1)[None] for one in noise)
+            return example, other
+
+        self._prepared.capture(
+            lambda tokens: self._predict(tokens, image_size, chosen),
+            lambda tokens: self._kind(tokens, image_size, chosen),
+            examples,
+        )
 
     def release(self) -> None:
         """Hand back the memory of all CUDA graphs: windows run without."""
-        self._captured = {}
+        self._prepared.release()
 
     def uncompile(self) -> None:
         """Run all sizes as they are."""
-        self._compiled_for = frozenset()
-        self.release()
+        self._prepared.forget()
 
     def _kind(self, patch_tokens: Tensor, image_size: tuple[int, int], decoded: Sequence[int]) -> tuple[object, ...]:
         """Windows of the same take the same kernels."""
         return (*patch_tokens.shape, patch_tokens.dtype, *image_size, *decoded, self.chunk)
-
-    def _blocks(self) -> list[nn.Module]:
-        """All of backbone and aggregator; the heads have few, or none."""
-        aggregator = self.model.aggregator
-        backbone = getattr(aggregator.patch_embed, 'blocks', ())
-        return [*backbone, *aggregator.frame_blocks, *aggregator.global_blocks]
-
-    def _form(self, tensor: Tensor) -> AbstractContextManager[None]:
-        """Compiled for what has this shape, or not."""
-        if self._compiled is None:
-            return nullcontext()
-        return self._compiled.enabled(when=tuple(tensor.shape) in self._compiled_for)
 
     def _scaled(self, images: Tensor) -> Tensor:
         """[S, 3, H, W] float32 on the device."""
@@ -277,18 +245,6 @@ class StreamingVGGT:
             raise InputError(f'images must be those of one window, [S, 3, H, W], got {list(images.shape)}')
         return images[0].to(self.device)
 
-    def _approximate(self, approximation: Approximation) -> None:
-        depth, head = self.config.depth, self.model.camera_head
-        if not (0 <= approximation.local_blocks < depth and approximation.key_stride >= 1):
-            raise ConfigError(
-                f'local_blocks must be 0..{depth - 1} for this network and key_stride at least 1, got {approximation}'
-            )
-        if head is not None and approximation.camera_iterations:
-            if not 1 <= approximation.camera_iterations <= head.iterations:
-                raise ConfigError(f'camera_iterations must be 0..{head.iterations}, got {approximation}')
-            head.iterations = approximation.camera_iterations
-        self.model.aggregator.approximation = approximation
-
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype in LOW_PRECISION)
 
@@ -296,21 +252,6 @@ class StreamingVGGT:
         """(P, C) of a frame."""
         patch = self.config.patch_size
         return image_size[0] // patch * (image_size[1] // patch), self.config.embed_dim
-
-    def _check_tokens(self, patch_tokens: Tensor, image_size: tuple[int, int]) -> None:
-        height, width = image_size
-        expected = self._token_shape(image_size)
-        shape = tuple(patch_tokens.shape)
-        if len(shape) != 4 or shape[2:] != expected or 0 in shape:
-            raise InputError(
-                f'patch_tokens must be [S, {expected[0]}, {expected[1]}] for images of {height}x{width} and at least '
-                f'one frame, got {list(shape[1:])}; tokens of frames of another size cannot share a window'
-            )
-
-
-def _in_short(error: Exception) -> str:
-    """A compiler can fill pages."""
-    return ' '.join((f'{type(error).__name__}:', *str(error).split()[:40]))
 
 
 def _round_matrices(module: nn.Module, dtype: torch.dtype) -> None:

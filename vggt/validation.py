@@ -64,6 +64,26 @@ def _check_grid(height: int, width: int, patch_size: int) -> None:
         )
 
 
+def check_patch_tokens(patch_tokens: Tensor, frame: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Refuse what are not the patch tokens [B, S, P, C] of images of a size.
+
+    Args:
+        patch_tokens: of windows.
+        frame: (P, C) of one image.
+        image_size: (H, W) of it.
+
+    Raises:
+        InputError: says what was expected and what came.
+    """
+    shape = tuple(patch_tokens.shape)
+    if len(shape) != 4 or shape[2:] != frame or 0 in shape:
+        height, width = image_size
+        raise InputError(
+            f'patch_tokens must be [S, {frame[0]}, {frame[1]}] for images of {height}x{width} and at least '
+            f'one frame, got {list(shape[1:])}; tokens of frames of another size cannot share a window'
+        )
+
+
 def check_query_points(query_points: Tensor, batch: int, image_size: tuple[int, int]) -> Tensor:
     """Refuse query points that do not lie in the first frame.
 

@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip('cv2')
 
-from vggt import StreamingVGGT, VGGTOutput, load_vggt, streaming
+from vggt import StreamingVGGT, VGGTOutput, load_vggt, prepared_windows
 from vggt_ros.core.config import Config, WindowConfig
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.pipeline import Pipeline
@@ -175,7 +175,7 @@ class Replayed:
 
 @pytest.fixture
 def replayed(monkeypatch: pytest.MonkeyPatch) -> list[Replayed]:
-    monkeypatch.setattr(streaming, 'CapturedCall', Replayed)
+    monkeypatch.setattr(prepared_windows, 'CapturedCall', Replayed)
     monkeypatch.setattr(Replayed, 'made', [])
     return Replayed.made
 
@@ -229,8 +229,8 @@ def test_on_a_gpu_the_compiled_stream_is_that_of_the_plain_network(is_shared: bo
     try:
         predictor = VggtPredictor(config, shared.member() if is_shared else network)
         predictor.warm_up(WindowConfig(SIZE, STRIDE))
-        assert network._compiled_for
-        assert len(network._captured) == graph
+        assert network._prepared.shapes
+        assert len(network._prepared.graphs) == graph
         assert_same(predictions_of(predictor, windows), expected, rtol=1e-3)
     finally:
         shared.close()

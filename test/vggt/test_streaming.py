@@ -300,7 +300,7 @@ def test_replayed_on_a_gpu_each_answer_is_its_callers_own_on_any_stream(dtype: t
     stream.capture(4, SIZE, [2, 3])
     assert stream.is_compiled
     stream.capture(4, SIZE, [2, 3])
-    assert len(stream._captured) == 1
+    assert len(stream._prepared.graphs) == 1
     torch.cuda.synchronize()
     sides, found = [torch.cuda.Stream() for _ in range(3)], []
     for i, tokens in enumerate(windows):
