@@ -14,17 +14,17 @@ import torch
 
 pytest.importorskip('cv2')
 
+from noise_stream import SIZE, STRIDE, assert_same, predictions_of, windows_of
+
 from vggt import StreamingVGGT, VGGTOutput, load_vggt, prepared_windows
 from vggt_ros.core.config import Config, WindowConfig
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.pipeline import Pipeline
-from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import VggtPredictor
 from vggt_ros.core.shared_network import SharedNetwork
 from vggt_ros.core.window import Window
 
 KINDS = 3  # of blocks: backbone, frame, global
-SIZE, STRIDE = 4, 2
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU: what triton makes runs there alone')
 
 
@@ -58,31 +58,6 @@ def config_of(**values: object) -> Config:
     return Config().with_values({**sizes, 'device': 'cpu', 'precision': 'fp32', 'confidence_percentile': 0.0, **values})
 
 
-def windows_of(count: int, height: int = 96) -> list[Window]:
-    """Noise, each picture another."""
-    images = np.random.default_rng(0).integers(0, 256, (SIZE + STRIDE * (count - 1), height, 128, 3), dtype=np.uint8)
-    frames = [Frame(10**9 + i * 10**8, image, 'camera') for i, image in enumerate(images)]
-    starts = range(0, STRIDE * count, STRIDE)
-    return [Window(tuple(frames[start : start + SIZE]), SIZE - STRIDE if start else 0) for start in starts]
-
-
-def predictions_of(predictor: VggtPredictor, windows: list[Window]) -> list[Prediction]:
-    """As the pipeline asks: every picture is shown before its window is complete."""
-    found = []
-    for window in windows:
-        for frame in window.frames[:-1]:
-            predictor.anticipate(frame)
-        found.append(predictor.predict(window))
-    return found
-
-
-def assert_same(ours: list[Prediction], theirs: list[Prediction], rtol: float = 1e-5) -> None:
-    assert len(ours) == len(theirs) > 0
-    for one, other in zip(ours, theirs, strict=True):
-        for name in ('depth', 'confidence', 'cam_from_window', 'K'):
-            np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=rtol, atol=rtol)
-
-
 def test_what_is_compiled_at_the_start_serves_the_stream(made: Made):
     windows = windows_of(4)
     expected = predictions_of(VggtPredictor(config_of(compile=False), network_on()), windows)
@@ -108,7 +83,7 @@ def test_pictures_of_another_shape_are_compiled_for_with_their_first_window_alon
     assert len(made) == 2 * KINDS
     for height in (112, 72):
         predictor.reset()
-        predictions_of(predictor, windows_of(2, height))  # a pause while the robot drives would be one too many
+        predictions_of(predictor, windows_of(2, height=height))  # a pause while the robot drives would be one too many
     assert len(made) == 2 * KINDS
 
 

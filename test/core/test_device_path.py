@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,20 +10,19 @@ import torch
 
 pytest.importorskip('cv2')
 
+from noise_stream import STRIDE, assert_same, predictions_of, windows_of
+
 from vggt import StreamingVGGT, load_vggt
 from vggt.preprocessing import resize_keeping_aspect
 from vggt_ros.core.config import Config
-from vggt_ros.core.frame import Frame
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import VggtPredictor
 from vggt_ros.core.shared_network import SharedNetwork
 from vggt_ros.core.transfer import beside, download, picture_stream, to_host, upload
-from vggt_ros.core.window import Window
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
 DEVICES = ['cpu', pytest.param('cuda', marks=GPU)]
 ROUNDING = {'cpu': 0.0, 'cuda': 1e-4}  # a GPU's libraries promise no bits where several streams are used
-SIZE, STRIDE = 4, 2
 
 
 @pytest.fixture(scope='module')
@@ -36,34 +34,6 @@ def networks() -> dict[str, StreamingVGGT]:
 
 def config_of(**values: object) -> Config:
     return Config().with_values({'input_width': 64, 'precision': 'fp32', 'confidence_percentile': 0.0, **values})
-
-
-def windows_of(count: int, seed: int = 0) -> Iterator[Window]:
-    """Pictures that are all different."""
-    images = np.random.default_rng(seed).integers(0, 256, (SIZE + STRIDE * (count - 1), 96, 128, 3), dtype=np.uint8)
-    frames = [Frame(10**9 + i * 10**8, image, 'camera') for i, image in enumerate(images)]
-    for i in range(count):
-        yield Window(tuple(frames[i * STRIDE : i * STRIDE + SIZE]), SIZE - STRIDE if i else 0)
-
-
-def predictions_of(predictor: VggtPredictor, windows: Iterator[Window]) -> list[Prediction]:
-    """As the pipeline asks: every picture is shown before its window is complete."""
-    found = []
-    for window in windows:
-        for frame in window.frames[:-1]:
-            predictor.anticipate(frame)
-        found.append(predictor.predict(window))
-    return found
-
-
-def assert_same(ours: list[Prediction], theirs: list[Prediction], rtol: float) -> None:
-    """The pictures to the bit. A mix-up of pictures would be far above any rtol here: all are noise."""
-    assert len(ours) == len(theirs) > 0
-    for one, other in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(one.image, other.image)
-        assert one.transform == other.transform
-        for name in ('depth', 'confidence', 'cam_from_window', 'K'):
-            np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize('device', DEVICES)
