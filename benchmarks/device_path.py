@@ -17,7 +17,6 @@ waits: whether anything between the picture and the copy of the answers makes th
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import subprocess
 import threading
@@ -29,14 +28,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.forms import fill
-from vggt import VGGT, StreamingVGGT, VGGTConfig, VGGTOutput, load_vggt
+from benchmarks.gpu_windows import synchronise
+from benchmarks.network import cpu_name
+from benchmarks.streaming import make_network
+from vggt import StreamingVGGT, VGGTOutput
 from vggt.preprocessing import resize_keeping_aspect, scale_pixels
 from vggt_ros.core.shared_network import Member, SharedNetwork
 from vggt_ros.core.transfer import beside, download, to_device, to_host, upload
 
 ROOT = Path(__file__).resolve().parents[1]
-HEADS = ('camera', 'depth')
 PICTURES = ((480, 640), (1080, 1920))
 SIZE, STRIDE = 8, 4
 
@@ -50,12 +50,13 @@ def main() -> None:
     arguments = parser.parse_args()
     device, commit = torch.device(arguments.device), ['git', 'rev-parse', '--short', 'HEAD']
     is_gpu = device.type == 'cuda'
-    where = torch.cuda.get_device_name(device) if is_gpu else platform.processor() or platform.machine()
+    where = torch.cuda.get_device_name(device) if is_gpu else cpu_name()
     told = subprocess.run(commit, cwd=ROOT, capture_output=True, text=True).stdout.strip() or 'unknown'
     print(f'{where}, torch {torch.__version__}, commit {told}, {torch.get_num_threads()} threads')
     inputs(device, 5 if arguments.quick else 30)
     begin = time.perf_counter()
-    network = make_network(device, small=arguments.quick)
+    name, dtype = ('nano', torch.float32) if arguments.quick else ('1b', torch.bfloat16)
+    network = StreamingVGGT(make_network(name, arguments.device), device, dtype)
     print(f'\nnetwork ready after {time.perf_counter() - begin:.1f} s')
     frames = 16 if arguments.quick else arguments.frames
     streams(network, device, frames, width=128 if arguments.quick else 518)
@@ -63,15 +64,6 @@ def main() -> None:
     if is_gpu:
         waits(network, device, width=128 if arguments.quick else 518)
         print(f'peak memory of the device: {torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB')
-
-
-def make_network(device: torch.device, *, small: bool) -> StreamingVGGT:
-    """The released architecture in bfloat16 with random weights, made on the device; small: nano."""
-    if small:
-        return StreamingVGGT(load_vggt('nano', heads=HEADS, device=device), device)
-    with torch.device('meta'):
-        model = VGGT(VGGTConfig().with_heads(HEADS))
-    return StreamingVGGT(fill(model.to_empty(device=device)).eval(), device, torch.bfloat16)
 
 
 @torch.inference_mode()
@@ -277,12 +269,6 @@ def picture(seed: int, height: int, width: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     blocks = random.integers(0, 224, (height // 40, width // 40, 3), dtype=np.uint8)
     return np.kron(blocks, np.ones((40, 40, 1), np.uint8)) + random.integers(0, 32, (height, width, 3), dtype=np.uint8)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for a GPU."""
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
 
 
 if __name__ == '__main__':
