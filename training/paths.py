@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.scenes import Scene, random_rotation
+from training.scenes import Scene, camera_centres, random_rotation
 
 KINDS = ('hand_held', 'wheeled', 'turning', 'sideways')
 _CLEARANCE_M = 0.25  # no camera closer to a surface than this
@@ -54,8 +54,7 @@ def tumble(rng: np.random.Generator, scene: Scene, path: np.ndarray) -> np.ndarr
     Returns:
         The turned path, or the path itself where no turn of some tries fits.
     """
-    rotation, translation = path[:, :, :3], path[:, :, 3:]
-    positions = -(rotation.transpose(0, 2, 1) @ translation)[..., 0]
+    rotation, positions = path[:, :, :3], camera_centres(path)
     middle = positions.mean(axis=0)
     for _ in range(_TRIES // 3):
         turn = random_rotation(rng)

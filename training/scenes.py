@@ -135,8 +135,7 @@ def scatter(rng: np.random.Generator, scene: Scene, path: np.ndarray, horizontal
         path: [frames, 3, 4] cam_from_world, metres.
         horizontal_fov: radians; solids lie within it.
     """
-    rotation, translation = path[:, :, :3], path[:, :, 3:]
-    positions = -(rotation.transpose(0, 2, 1) @ translation)[..., 0]
+    rotation, positions = path[:, :, :3], camera_centres(path)
     reach = np.tan(horizontal_fov / 2)
     shapes: tuple[list[_Placement], ...] = ([], [], [])
     for _ in range(int(rng.integers(8, 32))):
@@ -151,6 +150,11 @@ def scatter(rng: np.random.Generator, scene: Scene, path: np.ndarray, horizontal
             shapes[kind].append((centre, random_rotation(rng), half))
     boxes, cylinders, ellipsoids = (_solids(rng, shape, (0.2, 2.5)) for shape in shapes)
     return replace(scene, boxes=boxes, cylinders=cylinders, ellipsoids=ellipsoids)
+
+
+def camera_centres(path: np.ndarray) -> np.ndarray:
+    """[frames, 3] world positions of cameras [frames, 3, 4] cam_from_world."""
+    return -(path[:, :, :3].transpose(0, 2, 1) @ path[:, :, 3:])[..., 0]
 
 
 def random_rotation(rng: np.random.Generator) -> np.ndarray:

@@ -48,6 +48,7 @@ from training.pool import Pool
 from training.state import Average, load_average, load_checkpoint, save_checkpoint, step_of, write_weights
 from vggt import VGGT
 from vggt.layers.rope import grid_rotary_table
+from vggt.model import pick
 from vggt.weights import load_vggt
 from vggt_ros.core.memory import keep_freed_memory
 
@@ -205,8 +206,8 @@ class Learner(nn.Module):
             layers = model.aggregator(batch.images)
             on_cpu = batch.images.device.type == 'cpu'
             chunk = None if on_cpu else batch.images.shape[0] * len(decoded)  # all at once: a GPU waits for launches
-            seen_layers = {i: x[:, decoded] for i, x in layers.items()}
-            depth, confidence = model.depth_head(seen_layers, (H, W), special, chunk)
+            picked = {i: pick(x, decoded) for i, x in layers.items()}
+            depth, confidence = model.depth_head(picked, (H, W), special, chunk)
         poses = model.camera_head(layers[model.config.depth - 1][:, :, 0].float())
         camera = camera_loss(poses, targets)
         shift = shift_loss(poses, targets)
