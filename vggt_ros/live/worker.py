@@ -370,9 +370,8 @@ class Worker:
         Whoever subscribes to the map now gets it now, although no window completes.
         """
         stream = self._config.stream
-        pause_s = min(
-            stream.max_frame_gap_s, max(stream.max_latency_s / 2, LEAST_PAUSE_S)
-        )  # what waits must be in time
+        in_time_s = max(stream.max_latency_s / 2, LEAST_PAUSE_S)  # later, what waits would come too late
+        pause_s = min(stream.max_frame_gap_s, in_time_s)
         if stream.max_frame_gap_s > 0 and self._silence.lasts(pause_s):
             self._publish(self._pipeline.flush(), time.monotonic())
         is_map_wanted = MAP in self._sink.wanted
