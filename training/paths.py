@@ -6,13 +6,17 @@ import numpy as np
 
 from training.scenes import Scene, camera_centres, random_rotation
 
-KINDS = ('hand_held', 'wheeled', 'turning', 'sideways')
+KINDS = ('hand_held', 'wheeled', 'turning', 'sideways', 'orbit')
+_SHARES, _SHARES_OF_SIGHTS = (0.4, 0.25, 0.15, 0.2, 0.0), (0.35, 0.15, 0.1, 0.2, 0.2)
 _CLEARANCE_M = 0.25  # no camera closer to a surface than this
 _SHARED_VIEW = 0.65  # largest turn between any two frames, as a share of the horizontal field of view
 _TRIES = 60
+_REST_PITCH_DEG = 8.0  # downwards: people and robots mind the floor
 
 
-def draw_path(rng: np.random.Generator, scene: Scene, frames: int, horizontal_fov: float) -> np.ndarray:
+def draw_path(
+    rng: np.random.Generator, scene: Scene, frames: int, horizontal_fov: float, sights: np.ndarray | None = None
+) -> np.ndarray:
     """Draw a path through free space.
 
     Args:
@@ -20,11 +24,12 @@ def draw_path(rng: np.random.Generator, scene: Scene, frames: int, horizontal_fo
         scene: the room the camera moves in.
         frames: number of views.
         horizontal_fov: radians; bounds the turn, so that all frames share a part of the view.
+        sights: [P, 3] places to look at, metres; some paths go round one. None looks anywhere into the room.
 
     Returns:
         [frames, 3, 4] cam_from_world, metres.
     """
-    kind = KINDS[rng.choice(len(KINDS), p=[0.4, 0.25, 0.15, 0.2])]
+    kind = KINDS[rng.choice(len(KINDS), p=_SHARES if sights is None else _SHARES_OF_SIGHTS)]
     pace = np.exp(rng.uniform(np.log(0.4), np.log(2.0)))  # slow cameras as often as fast ones
     half = scene.room.half[0].numpy()
     for attempt in range(_TRIES):
@@ -33,7 +38,12 @@ def draw_path(rng: np.random.Generator, scene: Scene, frames: int, horizontal_fo
         start[2] = rng.uniform(0.2, 0.9) if kind == 'wheeled' else rng.uniform(0.6, min(2.0, 2 * half[2] - 0.3))
         positions, angles = _MOTIONS[kind](rng, frames, pace * shrink)
         angles = _within_shared_view(angles, horizontal_fov)
-        heading = _look_into_the_room(rng, start, half)
+        if sights is None:
+            heading = _look_into_the_room(rng, start, half)
+        else:
+            start[:2], heading, pitch = _look_at(rng, sights[rng.integers(len(sights))], start[2])
+            if kind != 'wheeled':
+                angles = angles + np.array([0, pitch, 0])
         # Steps are made in the frame of the first heading: x forward, y left, z up.
         c, s = np.cos(heading), np.sin(heading)
         positions = start + positions @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
@@ -91,6 +101,13 @@ def _look_into_the_room(rng: np.random.Generator, start: np.ndarray, half: np.nd
     return float(np.arctan2(target[1] - start[1], target[0] - start[0]))
 
 
+def _look_at(rng: np.random.Generator, sight: np.ndarray, height: float) -> tuple[np.ndarray, float, float]:
+    """Where to stand [2] to look at a place [3] from a height, metres, and heading and pitch beyond rest, radians."""
+    heading, distance = rng.uniform(-np.pi, np.pi), np.exp(rng.uniform(np.log(0.9), np.log(4.0)))
+    pitch = np.arctan2(height - sight[2], distance) - np.radians(_REST_PITCH_DEG)
+    return sight[:2] - distance * np.array([np.cos(heading), np.sin(heading)]), heading, min(pitch, np.radians(45))
+
+
 def _within_shared_view(angles: np.ndarray, horizontal_fov: float) -> np.ndarray:
     spread = np.ptp(angles[:, :2], axis=0).max()
     largest = _SHARED_VIEW * horizontal_fov
@@ -106,7 +123,7 @@ def _smooth(rng: np.random.Generator, frames: int, sigma: float | np.ndarray, ch
 
 
 def _rest_pose(rng: np.random.Generator, pitch_deg: float, roll_deg: float) -> np.ndarray:
-    return np.radians([0.0, rng.normal(8, pitch_deg), rng.normal(0, roll_deg)])
+    return np.radians([0.0, rng.normal(_REST_PITCH_DEG, pitch_deg), rng.normal(0, roll_deg)])
 
 
 def _from_rates(rates: np.ndarray) -> np.ndarray:
@@ -157,4 +174,16 @@ def _sideways(rng: np.random.Generator, frames: int, pace: float) -> _Motion:
     return positions, angles + _rest_pose(rng, 10, 3)
 
 
-_MOTIONS = {'hand_held': _hand_held, 'wheeled': _wheeled, 'turning': _turning, 'sideways': _sideways}
+def _orbit(rng: np.random.Generator, frames: int, pace: float) -> _Motion:
+    """Walks round a place ahead and keeps it in the middle of the picture."""
+    distance = np.exp(rng.uniform(np.log(0.9), np.log(4.0)))
+    rate = rng.choice([-1, 1]) * np.radians(rng.uniform(1.5, 9.0)) * min(pace, 1.2)
+    turn = _from_rates(rate * (1 + 0.2 * rng.normal(0, 1, (frames, 1))))[:, 0]
+    far = distance * np.exp(_from_rates(rng.normal(0, 0.03, (frames, 1)))[:, 0])
+    height = _from_rates(rng.normal(0, 0.03 * pace, (frames, 1)))[:, 0]
+    positions = np.column_stack([distance - far * np.cos(turn), -far * np.sin(turn), height])
+    shake = np.radians(1.5) * rng.normal(0, 1, (frames, 2)).cumsum(axis=0)
+    return positions, np.column_stack([turn, shake]) + _rest_pose(rng, 6, 3)
+
+
+_MOTIONS = {'hand_held': _hand_held, 'wheeled': _wheeled, 'turning': _turning, 'sideways': _sideways, 'orbit': _orbit}

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from training.scenes import Scene, Solids
+from training.scenes import Scene, Solids, Sun
 
 _NEAR = 1e-3  # metres; nothing closer to the optical centre is seen
+_OFF = 2e-3  # metres from which a surface looks for its light, so that it throws no shadow on itself
+_CACHED_NUMBERS = 100_000  # of a temporary that stays in a core's cache
+_BEHIND_THE_PANE = 0.1  # metres from the wall at which the sun's rays start: a window is a solid too
 
 
 def render(scene: Scene, cam_from_world: Tensor, K: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -36,14 +40,18 @@ def render(scene: Scene, cam_from_world: Tensor, K: Tensor, image_size: tuple[in
     directions = pixels @ (world_from_cam @ torch.linalg.inv(K)).transpose(1, 2)  # (S, H*W, 3)
 
     groups = (scene.room, scene.boxes, scene.cylinders, scene.ellipsoids)
-    intersect = (_enter_room, _hit_boxes, _hit_cylinders, _hit_ellipsoids)
+    intersect = (_enter_room, *_HITS)
     depth = directions.new_full(directions.shape[:2], torch.inf)
     group_of = torch.zeros_like(depth, dtype=torch.long)
     solid_of = torch.zeros_like(group_of)
     for index, (solids, hit) in enumerate(zip(groups, intersect, strict=True)):
         if not len(solids):
             continue
-        nearest, solid = hit(*_in_object_frames(solids, centre, directions), solids.half).min(dim=-1)
+        lots = [
+            hit(*_in_object_frames(solids, centre, lot), solids.half).min(dim=-1)
+            for lot in directions.split(_rays_at_once(directions, views * len(solids)), dim=1)
+        ]
+        nearest, solid = (torch.cat(parts, dim=1) for parts in zip(*lots, strict=True))
         closer = nearest < depth
         depth = torch.where(closer, nearest, depth)
         group_of = torch.where(closer, index, group_of)
@@ -58,6 +66,11 @@ def render(scene: Scene, cam_from_world: Tensor, K: Tensor, image_size: tuple[in
             pixel_width = (depth / focal)[seen]
             colour[seen] = _shade(scene, index, solids, solid_of[seen], points[seen], directions[seen], pixel_width)
     return colour.reshape(views, H, W, 3).permute(0, 3, 1, 2), depth.reshape(views, H, W)
+
+
+def _rays_at_once(rays: Tensor, numbers_per_ray: int) -> int:
+    """How many rays to cast at once: on a processor as many as its cache holds, elsewhere all."""
+    return max(1, _CACHED_NUMBERS // numbers_per_ray) if rays.device.type == 'cpu' else max(1, rays.shape[-2])
 
 
 def _in_object_frames(solids: Solids, centre: Tensor, directions: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -116,6 +129,9 @@ def _hit_cylinders(origin: list[Tensor], direction: list[Tensor], half: Tensor) 
     return torch.where((discriminant > 0) & (enter < leave) & (enter > _NEAR), enter, torch.inf)
 
 
+_HITS = (_hit_boxes, _hit_cylinders, _hit_ellipsoids)
+
+
 def _shade(
     scene: Scene, group: int, solids: Solids, solid: Tensor, points: Tensor, directions: Tensor, pixel_width: Tensor
 ) -> Tensor:
@@ -133,12 +149,51 @@ def _shade(
     footprint = pixel_width / slant.clamp(min=0.25).sqrt() / period  # geometric mean of the pixel's two widths
     albedo = scene.atlas.sample(texture, u / period + offset[:, 0], v / period + offset[:, 1], footprint)
     light = scene.ambient.expand_as(points)
+    mirrored = torch.zeros_like(points)
+    gloss = None if scene.gloss is None else scene.gloss[texture][:, None]
     for position, strength in zip(scene.lamps, scene.lamp_colour, strict=True):
         to_lamp = position - points
         distance = to_lamp.norm(dim=-1, keepdim=True)
         facing = (normal * to_lamp).sum(-1, keepdim=True).clamp(min=0) / distance.clamp(min=1e-3)
+        if scene.shadows:
+            strength = strength * _lit(scene, points + _OFF * normal, position[None])
         light = light + strength * facing * 4 / (2 + distance)  # falls off slowly: walls throw light back
-    return albedo * light
+        if gloss is not None:
+            half_way = normalize(to_lamp / distance - normalize(directions, dim=-1), dim=-1)
+            mirrored = mirrored + strength * gloss * (normal * half_way).sum(-1, keepdim=True).clamp(min=0) ** 40
+    if scene.sun is not None:
+        facing = (normal @ scene.sun.towards)[:, None].clamp(min=0)
+        light = light + scene.sun.colour * facing * _sunlit(scene, scene.sun, points + _OFF * normal)
+    return albedo * light + mirrored
+
+
+def _lit(scene: Scene, points: Tensor, light: Tensor) -> Tensor:
+    """[N, 1] of 1.0 where nothing stands between points [N, 3] and places of light [N or 1, 3], else 0.0."""
+    clear = torch.ones(len(points), dtype=torch.bool, device=points.device)
+    for solids, hit in zip((scene.boxes, scene.cylinders, scene.ellipsoids), _HITS, strict=True):
+        if len(solids):
+            # From the light to the point, which is at 1 of the ray's length.
+            rows = solids.object_from_world.permute(1, 2, 0)
+            size = _rays_at_once(points, len(solids))
+            lights = light.split(size) if len(light) > 1 else [light] * (1 + len(points) // size)
+            for there, source, free in zip(points.split(size), lights, clear.split(size), strict=False):
+                origin = torch.einsum('mij,nmj->inm', solids.object_from_world, source[:, None] - solids.centre)
+                along = [(there - source) @ row for row in rows]
+                free &= (hit(list(origin), along, solids.half) > 1 - 1e-4).all(dim=-1)
+    return clear.to(points)[:, None]
+
+
+def _sunlit(scene: Scene, sun: Sun, points: Tensor) -> Tensor:
+    """[N, 1] of 1.0 where the sun reaches points [N, 3] through the window, else 0.0."""
+    room = scene.room
+    way_out = _enter_room(list((points - room.centre[0]).T[..., None]), list(sun.towards[:, None, None]), room.half)
+    leaves = points + way_out * sun.towards
+    through = ((leaves > sun.window[0]) & (leaves < sun.window[1])).all(dim=-1)
+    lit = torch.zeros_like(points[:, :1])
+    if through.any():
+        start = points[through]
+        lit[through] = _lit(scene, start, start + (way_out[through] - _BEHIND_THE_PANE).clamp(min=0.01) * sun.towards)
+    return lit
 
 
 def _on_box(local: Tensor, half: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -164,7 +219,7 @@ def _on_cylinder(local: Tensor, half: Tensor) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def _on_ellipsoid(local: Tensor, half: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    normal = torch.nn.functional.normalize(local / half.square(), dim=-1)
+    normal = normalize(local / half.square(), dim=-1)
     unit = local / half
     u = torch.atan2(unit[:, 1], unit[:, 0]) * half[:, 0]
     v = torch.asin(unit[:, 2].clamp(-1, 1)) * half[:, 2]

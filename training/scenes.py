@@ -11,6 +11,9 @@ from torch import Tensor
 from training.textures import TextureAtlas, draw_textures
 
 TEXTURES = 14  # drawn for each scene; solids share them, as furniture does
+_BARE = 0.6  # share of painted surfaces in a bare room
+
+Placement = tuple[np.ndarray, np.ndarray, np.ndarray]  # centre, object_from_world, half extents; metres
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,25 @@ class Solids:
 
 
 @dataclass(frozen=True)
+class Sun:
+    """Light of one direction that comes in through one window.
+
+    Attributes:
+        towards: [3] unit vector from the room to the sun.
+        colour: [3] strength on a surface that faces it.
+        window: [2, 3] lower and upper corner of the opening in the wall, in the world, metres.
+    """
+
+    towards: Tensor
+    colour: Tensor
+    window: Tensor
+
+    def to(self, device: torch.device | str) -> Sun:
+        """Move every tensor."""
+        return Sun(self.towards.to(device), self.colour.to(device), self.window.to(device))
+
+
+@dataclass(frozen=True)
 class Scene:
     """A room seen from inside, and what stands in it.
 
@@ -52,6 +74,9 @@ class Scene:
         lamps: [L, 3] positions in the world, metres.
         lamp_colour: [L, 3] strength.
         ambient: [3] light from everywhere.
+        gloss: [textures] how much of a lamp each one mirrors, or None where all are matt.
+        shadows: whether solids stand in the light of the lamps.
+        sun: what comes in through a window.
     """
 
     room: Solids
@@ -62,10 +87,14 @@ class Scene:
     lamps: Tensor
     lamp_colour: Tensor
     ambient: Tensor
+    gloss: Tensor | None = None
+    shadows: bool = False
+    sun: Sun | None = None
 
     def to(self, device: torch.device | str) -> Scene:
         """Move every tensor; clearance needs the scene on the CPU."""
-        return Scene(*(getattr(self, field.name).to(device) for field in fields(self)))
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Scene(**{name: part.to(device) if hasattr(part, 'to') else part for name, part in parts.items()})
 
     def clearance(self, points: np.ndarray) -> np.ndarray:
         """Distance from points [N, 3] to the nearest wall or bounding sphere of a solid; negative inside one."""
@@ -92,8 +121,9 @@ def make_scene(rng: np.random.Generator, bare: bool = False) -> Scene:
     """
     width, length = rng.uniform(2.5, 9.0, 2)
     height = rng.uniform(2.2, 4.0)
-    room = _solids(rng, [(np.array([0, 0, height / 2]), np.eye(3), np.array([width, length, height]) / 2)], (1.0, 3.5))
-    shapes: tuple[list[_Placement], ...] = ([], [], [])
+    size = np.array([width, length, height])
+    room = solids_of(rng, [(np.array([0, 0, height / 2]), np.eye(3), size / 2)], (1.0, 3.5))
+    shapes: tuple[list[Placement], ...] = ([], [], [])
     for _ in range(int(rng.integers(6, 22))):
         kind = rng.choice(3, p=[0.66, 0.2, 0.14])
         shapes[kind].append(_place(rng, kind, width, length, height))
@@ -103,10 +133,10 @@ def make_scene(rng: np.random.Generator, bare: bool = False) -> Scene:
     colour = rng.uniform(0.3, 1.2, (lamps, 1)) * rng.uniform(0.8, 1.0, (lamps, 3)) / lamps
     return Scene(
         room=room,
-        boxes=_solids(rng, shapes[0], (0.3, 2.0)),
-        cylinders=_solids(rng, shapes[1], (0.3, 1.5)),
-        ellipsoids=_solids(rng, shapes[2], (0.3, 1.5)),
-        atlas=draw_textures(rng, TEXTURES, bare),
+        boxes=solids_of(rng, shapes[0], (0.3, 2.0)),
+        cylinders=solids_of(rng, shapes[1], (0.3, 1.5)),
+        ellipsoids=solids_of(rng, shapes[2], (0.3, 1.5)),
+        atlas=draw_textures(rng, TEXTURES, (_BARE,) * TEXTURES if bare else None),
         lamps=torch.from_numpy(position).float(),
         lamp_colour=torch.from_numpy(colour).float(),
         ambient=torch.from_numpy(rng.uniform(0.35, 0.7) * rng.uniform(0.9, 1.0, 3)).float(),
@@ -116,8 +146,8 @@ def make_scene(rng: np.random.Generator, bare: bool = False) -> Scene:
 def make_empty_room(rng: np.random.Generator) -> Scene:
     """Draw a large room with nothing in it, for scatter() to fill."""
     size = rng.uniform(5.0, 14.0, 3)
-    room = _solids(rng, [(np.array([0, 0, size[2] / 2]), np.eye(3), size / 2)], (1.0, 4.0))
-    nothing = _solids(rng, [], (1.0, 1.0))
+    room = solids_of(rng, [(np.array([0, 0, size[2] / 2]), np.eye(3), size / 2)], (1.0, 4.0))
+    nothing = solids_of(rng, [], (1.0, 1.0))
     lamp = torch.tensor([[0.0, 0.0, 0.5 * float(size[2])]])
     colour = torch.from_numpy(rng.uniform(0.1, 0.6, (1, 3))).float()
     light = torch.from_numpy(rng.uniform(0.6, 0.9) * rng.uniform(0.9, 1.0, 3)).float()
@@ -137,7 +167,7 @@ def scatter(rng: np.random.Generator, scene: Scene, path: np.ndarray, horizontal
     """
     rotation, positions = path[:, :, :3], camera_centres(path)
     reach = np.tan(horizontal_fov / 2)
-    shapes: tuple[list[_Placement], ...] = ([], [], [])
+    shapes: tuple[list[Placement], ...] = ([], [], [])
     for _ in range(int(rng.integers(8, 32))):
         frame, kind = rng.integers(len(path)), rng.choice(3, p=[0.6, 0.2, 0.2])
         depth = np.exp(rng.uniform(np.log(0.6), np.log(6.0)))
@@ -148,7 +178,7 @@ def scatter(rng: np.random.Generator, scene: Scene, path: np.ndarray, horizontal
         centre = positions[frame] + rotation[frame].T @ (depth * ray)
         if np.linalg.norm(positions - centre, axis=1).min() > np.linalg.norm(half) + 0.2:
             shapes[kind].append((centre, random_rotation(rng), half))
-    boxes, cylinders, ellipsoids = (_solids(rng, shape, (0.2, 2.5)) for shape in shapes)
+    boxes, cylinders, ellipsoids = (solids_of(rng, shape, (0.2, 2.5)) for shape in shapes)
     return replace(scene, boxes=boxes, cylinders=cylinders, ellipsoids=ellipsoids)
 
 
@@ -164,10 +194,7 @@ def random_rotation(rng: np.random.Generator) -> np.ndarray:
     return q * np.sign(np.linalg.det(q))
 
 
-_Placement = tuple[np.ndarray, np.ndarray, np.ndarray]  # centre, object_from_world, half extents
-
-
-def _place(rng: np.random.Generator, kind: int, width: float, length: float, height: float) -> _Placement:
+def _place(rng: np.random.Generator, kind: int, width: float, length: float, height: float) -> Placement:
     """Put one solid on the floor, on a wall, or in the air (hanging, or upon something)."""
     half = np.exp(rng.uniform(np.log(0.06), np.log(0.7), 3))
     where = rng.choice(['floor', 'wall', 'air'], p=[0.55, 0.2, 0.25])
@@ -196,7 +223,8 @@ def _place(rng: np.random.Generator, kind: int, width: float, length: float, hei
     return centre, (turn @ lean).T, half
 
 
-def _solids(rng: np.random.Generator, placements: list[_Placement], period: tuple[float, float]) -> Solids:
+def solids_of(rng: np.random.Generator, placements: list[Placement], period: tuple[float, float]) -> Solids:
+    """Gather solids of one shape, with textures by chance that each cover a share of `period` metres."""
     count = len(placements)
     centre, rotation, half = (
         np.array([placement[i] for placement in placements]).reshape(count, *shape)

@@ -6,7 +6,7 @@ is all that correspondence can be learnt from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -75,13 +75,19 @@ _LEVEL_START = torch.tensor([sum((SIZE >> i) ** 2 for i in range(level)) for lev
 _PYRAMID = sum((SIZE >> i) ** 2 for i in range(LEVELS))
 
 
-def draw_textures(rng: np.random.Generator, count: int, bare: bool = False) -> TextureAtlas:
-    """Draw textures of mixed kinds, most of them plain if bare; the same generator state gives the same textures."""
-    return TextureAtlas.build(torch.stack([_draw_one(rng, bare) for _ in range(count)]))
+def draw_textures(rng: np.random.Generator, count: int, paint: Sequence[float] | None = None) -> TextureAtlas:
+    """Draw textures of mixed kinds; the same generator state gives the same textures.
+
+    Args:
+        rng: source of chance.
+        count: number of textures.
+        paint: how likely each one is a single coat of paint, [0, 1]; None for none.
+    """
+    return TextureAtlas.build(torch.stack([_draw_one(rng, paint[i] if paint else 0.0) for i in range(count)]))
 
 
-def _draw_one(rng: np.random.Generator, bare: bool) -> Tensor:
-    if bare and rng.random() < _BARE:
+def _draw_one(rng: np.random.Generator, paint: float) -> Tensor:
+    if paint and rng.random() < paint:
         return _paint(rng)
     kind = _KINDS[rng.choice(len(_KINDS), p=_PROBABILITIES)]
     texture = kind(rng)
@@ -220,5 +226,4 @@ def _photos() -> tuple[Tensor, ...]:
 _KINDS: tuple[Callable[[np.random.Generator], Tensor], ...] = (
     _noise, _blotches, _tiles, _stripes, _rectangles, _plain, _photo,
 )  # fmt: skip
-_BARE = 0.6  # share of painted surfaces in a bare room
 _PROBABILITIES = (0.2, 0.12, 0.16, 0.12, 0.14, 0.08, 0.18)

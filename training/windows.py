@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.homes import make_home
 from training.paths import draw_path, tumble
 from training.renderer import render
 from training.scenes import make_empty_room, make_scene, scatter
 
 HELD_BACK_SEED = 1_000_000  # scenes from this seed on are for evaluation and are never trained on
 IMAGE_SIZE = (96, 128)  # height and width of the pictures that nano is trained on
-SCENERY = ('furnished', 'bare', 'scattered')
+SCENERY = ('furnished', 'bare', 'scattered', 'home')
 _MID_GREY, _TOO_BRIGHT = (0.2, 0.45), (0.2, 0.9)
 _FOV_DEG = (45.0, 85.0)  # horizontal: from a long lens to the wide ones on robots
 
@@ -56,7 +57,8 @@ def make_window(
         image_size: (H, W).
         device: where the rays are cast; the window comes back on the CPU.
         scenery: one of SCENERY. 'bare' is a furnished room with painted surfaces in a picture that may be too bright;
-            'scattered' are solids afloat, seen from any attitude.
+            'scattered' are solids afloat, seen from any attitude; 'home' is a room with furniture that people know,
+            with shadows and daylight, seen by who looks at a piece of it.
 
     Raises:
         ValueError: there is no such scenery.
@@ -64,9 +66,13 @@ def make_window(
     if scenery not in SCENERY:
         raise ValueError(f'scenery is one of {", ".join(SCENERY)}, got {scenery!r}')
     rng = np.random.default_rng(seed)
-    scene = make_empty_room(rng) if scenery == 'scattered' else make_scene(rng, bare=scenery == 'bare')
+    sights = None
+    if scenery == 'home':
+        scene, sights = make_home(rng)
+    else:
+        scene = make_empty_room(rng) if scenery == 'scattered' else make_scene(rng, bare=scenery == 'bare')
     fov = np.radians(rng.uniform(*_FOV_DEG))
-    drawn = draw_path(rng, scene, frames, fov)
+    drawn = draw_path(rng, scene, frames, fov, sights)
     if scenery == 'scattered':
         drawn = tumble(rng, scene, drawn)
         scene = scatter(rng, scene, drawn, fov)
@@ -75,7 +81,7 @@ def make_window(
     focal = W / 2 / np.tan(fov / 2)
     K = torch.tensor([[focal, 0, W / 2], [0, focal, H / 2], [0, 0, 1]], dtype=torch.float32).expand(frames, 3, 3)
     colour, depth = render(scene.to(device), path.to(device), K.to(device), image_size)
-    brightness = _TOO_BRIGHT if scenery == 'bare' else _MID_GREY
+    brightness = _TOO_BRIGHT if scenery in ('bare', 'home') else _MID_GREY
     return Window(develop(colour.cpu(), rng, brightness), depth.cpu(), path, K.contiguous())
 
 
