@@ -61,6 +61,8 @@ MAX_AHEAD_S = 0.1  # an image from further in the future than this has a clock o
 STOP_S = 5.0  # waited for the window being computed when the process ends
 DEACTIVATE_S = 60.0  # and when it goes on; a large model on a CPU takes that long
 
+_told_to_end = threading.Event()  # by a signal
+
 
 class VggtNode(LifecycleNode):
     """Camera images in; depth, clouds, poses and TF out.
@@ -498,6 +500,7 @@ def main(args: list[str] | None = None) -> int:
         return 0
     keep_freed_memory()
     make_room_for_images()
+    _told_to_end.clear()
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT, too: a shell has what it starts with & ignore that
         signal.signal(number, _interrupt)  # rclpy calls it after its own: a model that loads is left at once
     code, node = 1, None
@@ -515,8 +518,8 @@ def main(args: list[str] | None = None) -> int:
     except (ConfigError, GaveUpError) as error:
         print(f'{NODE_NAME.lstrip("/")}: {error}', file=sys.stderr)
     except Exception as error:
-        # SIGTERM ends the context under a call that is under way, and rclpy has several exceptions for that.
-        code = int(rclpy.ok())
+        # A signal that comes while rclpy is in a call leaves it by several exceptions, some before the context ends.
+        code = int(rclpy.ok() and not _told_to_end.is_set())
         if code:
             traceback.print_exc()
             print(f'{NODE_NAME.lstrip("/")}: ended by {explain(error)}', file=sys.stderr)
@@ -526,6 +529,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _interrupt(*_: object) -> NoReturn:
+    _told_to_end.set()
     raise KeyboardInterrupt
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -97,6 +98,24 @@ def test_what_fails_again_after_a_new_start_ends_the_process_with_its_cause(
         'vggt: the device is lost: RuntimeError: CUDA error: unspecified launch failure'
     )
     assert 'Traceback' not in node.text
+
+
+def test_a_signal_that_rclpy_turns_into_an_error_of_its_own_is_no_crash(
+    start_node: Callable[..., NodeProcess],
+) -> None:
+    """It raises inside a callback from C++, which makes a RuntimeError of that, before the context has ended."""
+    inside_a_call = (
+        'import rclpy, signal\n'
+        'def spin(*_):\n    print("spinning", flush=True)\n    try:\n        signal.pause()\n'
+        '    except KeyboardInterrupt:\n        pass\n    rclpy.ok = lambda: True\n'
+        '    raise RuntimeError("Unable to convert call argument")\n'
+        'rclpy.spin = spin'
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        node = start_node(before=inside_a_call, **SMALL)
+        node.wait_for_text('spinning')
+        assert node.stop(number) == 0, node.text
+        assert 'Traceback' not in node.text
 
 
 def test_status_tells_how_the_node_is_and_a_supervisor_by_its_exit_code(start_node: Callable[..., NodeProcess]) -> None:
