@@ -107,7 +107,7 @@ class Encoder:
     ) -> Iterator[Output]:
         """All messages of an update, each made when it is asked for: depth need not wait for clouds.
 
-        To be taken to the end before the next update.
+        To be taken to the end before the next update. The map is taken down at once: it may change meanwhile.
 
         Args:
             update: what a window added.
@@ -119,7 +119,7 @@ class Encoder:
             Per new frame, oldest first: TF, odometry, poses, images, clouds; then what belongs to the window.
         """
         if not update.frames:
-            return
+            return iter(())
         if update.frames[0].stamp_ns <= self._last_stamp_ns:  # the recording began again
             self.reset()
         self.move(update)
@@ -127,8 +127,10 @@ class Encoder:
         frames = update.frames if self.config.stream.publish_frames == 'new' else _latest(update.frames)
         if update.seam.status is SeamStatus.HELD:
             self._previous = None  # the camera was not seen to move between the windows: no velocity across
-        outputs = self._of_update(update, frames, base_from_cam, wanted)
-        yield from (output for output in outputs if _is_wanted(output.topic, wanted))
+        is_map_due = self._map_is_due(frames[-1].stamp_ns) and _is_wanted('~/map_points', wanted)
+        map_points = self._map_points() if is_map_due and self._map_points is not None else None
+        outputs = self._of_update(update, frames, base_from_cam, wanted, map_points)
+        return (output for output in outputs if _is_wanted(output.topic, wanted))
 
     def _of_update(
         self,
@@ -136,6 +138,7 @@ class Encoder:
         frames: tuple[PlacedFrame, ...],
         base_from_cam: np.ndarray | None,
         wanted: Collection[str] | None,
+        map_points: tuple[np.ndarray, np.ndarray] | None,
     ) -> Iterator[Output]:
         world_points: list[Points] = []
         for frame in frames:
@@ -146,6 +149,8 @@ class Encoder:
         stamp = self._last_stamp_ns = frames[-1].stamp_ns
         for topic, message in self._window(update, stamp, world_points, wanted):
             yield Output(topic, stamp, message)
+        if map_points is not None:
+            yield Output('~/map_points', stamp, self._map(stamp, *map_points))
 
     def move(self, update: Update) -> None:
         """What was published before lies elsewhere since this update: the path goes along, and the map's own frame.
@@ -168,7 +173,7 @@ class Encoder:
         """The map as it stands, for a subscriber that came after the last update; empty before the first."""
         if self._map_points is None or not self._last_stamp_ns:
             return []
-        return [Output('~/map_points', self._last_stamp_ns, self._map(self._last_stamp_ns))]
+        return [Output('~/map_points', self._last_stamp_ns, self._map(self._last_stamp_ns, *self._map_points()))]
 
     def _intrinsics(self, frame: PlacedFrame) -> np.ndarray:
         """Intrinsics stay the same for a frame_id, and depth is lifted with what is published.
@@ -271,13 +276,9 @@ class Encoder:
         yield '~/window_poses', make.pose_array(stamp, world, update.map_from_window_cams)
         if _is_wanted('~/path', wanted):
             yield '~/path', make.path(stamp, world, [one.message for one in self._path])
-        if self._map_points is not None and self._map_is_due(stamp) and _is_wanted('~/map_points', wanted):
-            yield '~/map_points', self._map(stamp)
 
-    def _map(self, stamp: int) -> Any:
-        assert self._map_points is not None
+    def _map(self, stamp: int, xyz: np.ndarray, rgb: np.ndarray) -> Any:
         self._map_stamp_ns = stamp
-        xyz, rgb = self._map_points()
         if not np.array_equal(self._world_from_map, np.eye(4)):
             xyz = move_points(self._world_from_map, xyz)
         return self.make.cloud(stamp, self.config.frames.world_frame, coloured_points(xyz, rgb))

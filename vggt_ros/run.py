@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import cv2
 import numpy as np
 
+from vggt_ros.aside import Aside
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import EncodingError, OutputError, SourceError, VggtRosError
 from vggt_ros.core.frame import Frame
@@ -28,7 +30,7 @@ from vggt_ros.core.predictor import Predictor, RigPredictor, make_predictor
 from vggt_ros.core.rig import Rig
 from vggt_ros.core.submap import PlacedFrame, Update
 from vggt_ros.core.views import View
-from vggt_ros.encode import Encoder, standalone_tf_static
+from vggt_ros.encode import Encoder, Output, standalone_tf_static
 from vggt_ros.flags import add_setting_flags, config_from_flags
 from vggt_ros.messages import bag_messages
 from vggt_ros.recorded.masks import masks_of
@@ -131,6 +133,7 @@ class _Job:
         self.bag = ResultBag(out / 'result.mcap', cameras=config.rig.cameras)
         self.export, self.scene = export, Scene(config, is_thinned=False)  # the keyframe settings thin
         self.report = Report(str(source.path), config, *describe_network(config, predictor))
+        self.aside = Aside('vggt_writer')
         self.base_from_cam: np.ndarray | None = None
         self._mounted: set[int] = set()
         # The report shows the reference camera under the names of the table.
@@ -163,6 +166,7 @@ class _Job:
             self._take(self.pipeline.flush())  # what was read is good
             raise
         self._take(self.pipeline.flush())
+        self.aside.wait()
         if not self.pipeline.statistics.frames:
             raise SourceError(f'{self.source.path} holds no frames')
 
@@ -221,12 +225,17 @@ class _Job:
             self._keep(update)
 
     def _keep(self, update: Update) -> None:
+        """Into all results; its messages aside, while the next window is computed."""
+        self.aside.wait()
         if self.export:
             self._remember(update)
-        with self.report.timings.measure('encode'):
-            outputs = self.encoder.encode(update, self.base_from_cam)
         self.report.add_update(update)
         self.watch(self.pipeline, update)
+        self.aside.hand_over(partial(self._write, self.encoder.messages(update, self.base_from_cam)))
+
+    def _write(self, messages: Iterator[Output]) -> None:
+        with self.report.timings.measure('encode'):
+            outputs = list(messages)
         for output in outputs:
             self.report.add_message(self._shown[output.topic], output.stamp_ns, output.message)
         with self.report.timings.measure('write'):
@@ -259,6 +268,11 @@ class _Job:
         """Write all there is; what cannot be written is said at the end, and does not keep back the rest."""
         self.sensors.close()
         report, errors = self.report, []
+        try:
+            self.aside.wait()
+        except OutputError as error:
+            errors.append(error)
+        self.aside.close()
         self._correct()
         report.cloud = self.pipeline.points()
         report.counts = {**asdict(self.pipeline.statistics), 'skipped': self.source.skipped}

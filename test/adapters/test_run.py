@@ -291,7 +291,7 @@ def test_a_bad_image_can_be_skipped(tmp_path: Path):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_never_divides_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int):
-    """The signal comes in the middle of writing the second window: that is finished, and then the run ends."""
+    """The signal comes in the middle of writing the second window: that is finished, and the one computed meanwhile."""
     write, odometry = ResultBag.write, []
 
     def interrupt(bag: ResultBag, topic: str, stamp: int, message: Any) -> None:
@@ -304,9 +304,10 @@ def test_an_interruption_never_divides_a_window(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(ResultBag, 'write', interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_fake(camera_bag(tmp_path / 'bag', 20), tmp_path / 'out')
-    assert len(stamps_of(tmp_path / 'out', '/vggt/path')) == 2
-    assert len(stamps_of(tmp_path / 'out', '/vggt/odom')) == 6
-    assert len(read_tum(tmp_path / 'out' / 'trajectory_tum.txt')) == 6
+    windows = len(stamps_of(tmp_path / 'out', '/vggt/path'))
+    assert windows in (2, 3)
+    assert len(stamps_of(tmp_path / 'out', '/vggt/odom')) == 2 + 2 * windows
+    assert len(read_tum(tmp_path / 'out' / 'trajectory_tum.txt')) == 2 + 2 * windows
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

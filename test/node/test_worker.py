@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -167,6 +168,78 @@ def test_what_waits_when_the_stream_pauses_goes_out_before_it_is_too_late() -> N
     assert worker.stop(DEADLINE_S)
     assert worker.tally.late == 0
     assert all(stamps == [10**9, 2 * 10**9] for stamps in where.stamps.values())
+
+
+class Slow(Nowhere):
+    """A sink that takes its time over the first window, all of it, and may fail."""
+
+    wanted = frozenset({'~/depth/image_rect', '~/camera_pose', '~/map_points'})
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.gate, self.error, self.maps = threading.Event(), error, []
+
+    def publish(self, outputs: Iterable[Output]) -> None:
+        assert self.gate.wait(DEADLINE_S)
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        outputs = list(outputs)
+        self.maps += [output.message.width for output in outputs if output.topic == '~/map_points']
+        super().publish(outputs)
+
+
+def two_windows(sink: Slow) -> tuple[Worker, Pipeline]:
+    """Two windows of two frames, of which the pipeline is done with both while the sink still has the first."""
+    config = Config().with_values(
+        {'backend': 'fake', 'window_size': 2, 'window_stride': 2, 'camera_info_timeout_s': 0.0,
+         'map_publish_period': 0.1, 'voxel_size': 0.01, 'max_frame_gap_s': 0.0}
+    )  # fmt: skip
+    mailbox: Mailbox[Any] = Mailbox(4, time.monotonic)
+    pipeline = Pipeline(config, FakePredictor(config))
+    worker = Worker(pipeline, Encoder(config, ros_messages(), pipeline.points), sink, sink, lambda: config, mailbox)
+    for second in (1, 2, 3, 4):
+        header = Header(frame_id='camera')
+        header.stamp.sec = second
+        mailbox.put(rgb8(header, np.zeros((48, 64, 3), np.uint8)))
+    worker.start()
+    deadline = time.monotonic() + DEADLINE_S
+    while pipeline.statistics.windows < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return worker, pipeline
+
+
+def test_the_next_window_is_computed_while_the_last_one_goes_out() -> None:
+    """And what goes out late is still what was known then: the map of the first window has no point of the second."""
+    sink = Slow()
+    worker, pipeline = two_windows(sink)
+    assert worker.tally.published == 0
+    sink.gate.set()
+    assert worker.stop(DEADLINE_S)
+    assert worker.tally.published == 4
+    for topic in ('~/depth/image_rect', '~/camera_pose'):
+        assert sink.stamps[topic] == [second * 10**9 for second in (1, 2, 3, 4)]
+    first, second = sink.maps
+    assert 0 < first < second == len(pipeline.points()[0])
+
+
+def test_a_window_that_cannot_be_published_is_told_and_the_next_one_is() -> None:
+    sink = Slow(error=RuntimeError('the publisher is broken'))
+    worker, _ = two_windows(sink)
+    sink.gate.set()
+    assert worker.stop(DEADLINE_S)
+    assert worker.tally.failures == 1
+    assert sink.stamps['~/camera_pose'] == [3 * 10**9, 4 * 10**9]
+
+
+def test_stopping_waits_for_what_goes_out() -> None:
+    """After a deactivation no message comes behind it."""
+    sink = Slow()
+    worker, _ = two_windows(sink)
+    threading.Timer(0.3, sink.gate.set).start()
+    assert worker.stop(DEADLINE_S)
+    assert sink.stamps['~/camera_pose'] == [second * 10**9 for second in (1, 2, 3, 4)]
 
 
 def test_messages_that_were_never_taken_are_counted_by_their_publishers_numbers() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vggt_ros.core.geometry import ray_slopes
-from vggt_ros.core.transfer import to_device, to_host
+from vggt_ros.core.transfer import apart, to_device, to_host
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class DeviceFrame:
         Returns:
             [h, w, 4] float32: x, y, z in the optical frame, NaN where unknown, and the bits 0x00RRGGBB.
         """
-        return to_host([self.pack(K)])[0]
+        with apart(self.depth.device):
+            return to_host([self.pack(K)])[0]
 
     def pack(self, K: np.ndarray) -> torch.Tensor:
         """`packed` on the device."""

@@ -102,6 +102,19 @@ def beside(
             main.wait_stream(side)
 
 
+def apart(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """What a GPU is given inside waits for nothing on other streams, such as a window that is computed.
+
+    So it may read only what the host knows to be done, and what comes out is for the host.
+    """
+    return torch.cuda.stream(_cloud_stream(device)) if device.type == 'cuda' else contextlib.nullcontext()
+
+
+@lru_cache(maxsize=8)
+def _cloud_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device, priority=-1)
+
+
 @lru_cache(maxsize=8)
 def picture_stream(device: torch.device) -> torch.cuda.Stream:
     """Of a GPU, for all threads: a picture's kernels are few and go before those of a window."""

@@ -1,4 +1,4 @@
-"""Worker: one thread that turns waiting images into published results."""
+"""Worker: one thread that turns waiting images into results, and one beside it that publishes them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vggt_ros.aside import Aside
 from vggt_ros.core.config import Config, FramesConfig, MaskConfig
 from vggt_ros.core.errors import EncodingError, ShapeError, VggtRosError
 from vggt_ros.core.frame import Frame
@@ -89,7 +90,10 @@ class Mount(Protocol):
 
 
 class Worker:
-    """Takes images from a mailbox, runs the pipeline, publishes; the only thread that touches pipeline and encoder.
+    """Takes images from a mailbox, runs the pipeline, publishes.
+
+    Its thread alone touches the pipeline. Messages are made and published aside, in order, while the next window is
+    computed; the thread waits for that before the next update, and before it touches the encoder.
 
     Args:
         pipeline, encoder: the path from frames to messages.
@@ -139,6 +143,7 @@ class Worker:
         self._reset_asked = threading.Event()
         self._stopping = threading.Event()
         self._abandoned = False
+        self._aside = Aside('vggt_publisher')
         in_context = contextvars.copy_context()  # what it logs is said by the node that started it
         self._thread = threading.Thread(target=in_context.run, args=(self._run,), name='vggt_worker', daemon=True)
 
@@ -190,6 +195,8 @@ class Worker:
         try:
             self._work()
         finally:
+            self._await_publication()
+            self._aside.close()
             self._answer_snapshots()
 
     def _work(self) -> None:
@@ -199,7 +206,8 @@ class Worker:
                 self._stopping.wait(TICK_S / 5)
                 continue
             letters = self._mailbox.take(TICK_S)
-            self._guard(self._between_windows)
+            with self.tally.busy():
+                self._guard(self._between_windows)
             for letter in letters:
                 if self._stopping.is_set():
                     return
@@ -217,6 +225,10 @@ class Worker:
         except Exception as error:
             if self._sink.is_open:
                 self._note(error)
+
+    def _await_publication(self) -> None:
+        """Until all messages so far are out; what went wrong with them is told."""
+        self._guard(self._aside.wait)
 
     def _note(self, error: Exception) -> None:
         if isinstance(error, (EncodingError, ShapeError)):
@@ -248,6 +260,7 @@ class Worker:
         self._answer_snapshots()
         if self._reset_asked.is_set():
             self._reset_asked.clear()
+            self._await_publication()
             self._pipeline.reset()
             self._encoder.reset()
             self.scene.reset()
@@ -256,6 +269,7 @@ class Worker:
         config = self._settings()
         if config != self._config:
             self._pipeline.reconfigure(config)
+            self._await_publication()
             self._encoder.config = self._config = config
         self._mailbox.stride = self._pipeline.windows.config.stride  # smaller where memory or time ran out
 
@@ -375,6 +389,8 @@ class Worker:
         if stream.max_frame_gap_s > 0 and self._silence.lasts(pause_s):
             self._publish(self._pipeline.flush(), time.monotonic())
         is_map_wanted = MAP in self._sink.wanted
+        if is_map_wanted:
+            self._await_publication()  # of which it may be a part
         if is_map_wanted and not self._was_map_wanted:
             self._sink.publish(self._encoder.encode_map())
         self._was_map_wanted = is_map_wanted
@@ -382,6 +398,7 @@ class Worker:
     def _publish(self, update: Update | None, start: float) -> None:
         if update is None or self._abandoned:
             return
+        self._await_publication()
         self.tally.seam, self.tally.scale = update.seam, update.scale
         self.scene.add(update)
         self._count_stages(update)
@@ -394,17 +411,29 @@ class Worker:
         base_from_cam = self._mount.base_from_cam(frames, newest.frame_id, newest.stamp_ns, frames.tf_timeout_s)
         wanted = self._sink.wanted
         map_from_odom = self._map_from_odom(update, base_from_cam)
-        publishing, encoded = time.monotonic(), Watched(self._encoder.messages(update, base_from_cam, wanted))
-        self._sink.publish(chain(self._first_correction(map_from_odom, newest.stamp_ns), encoded))
-        self.tally.changed_camera = self._encoder.changed_camera
-        if map_from_odom is not None:
-            self._sink.map_to_odom.take(map_from_odom, newest.stamp_ns, self._arrivals.get(newest.stamp_ns, start))
-        self._was_map_wanted = MAP in wanted and (encoded.has_map or self._was_map_wanted)
-        self.tally.add_times(encode=encoded.seconds, write=time.monotonic() - publishing - encoded.seconds)
-        self.tally.published += len(update.frames)
-        self.tally.is_late, self.tally.last_failure = False, ''
-        self.tally.latency_s = time.monotonic() - self._arrivals.get(newest.stamp_ns, start)
-        self.tally.window_s.append(time.monotonic() - start)
+        arrival = self._arrivals.get(newest.stamp_ns, start)
+        first = self._first_correction(map_from_odom, newest.stamp_ns)
+        encoded = Watched(self._encoder.messages(update, base_from_cam, wanted))
+        is_map_known = MAP in wanted and self._was_map_wanted
+        failures = self.tally.failures
+
+        def publish() -> None:
+            publishing = time.monotonic()
+            self._sink.publish(chain(first, encoded))
+            self.tally.changed_camera = self._encoder.changed_camera
+            if map_from_odom is not None:
+                self._sink.map_to_odom.take(map_from_odom, newest.stamp_ns, arrival)
+            self._was_map_wanted = is_map_known or encoded.has_map
+            now = time.monotonic()
+            self.tally.add_times(encode=encoded.seconds, write=now - publishing - encoded.seconds)
+            self.tally.published += len(update.frames)
+            self.tally.is_late = False
+            if self.tally.failures == failures:  # else the next window has failed meanwhile
+                self.tally.last_failure = ''
+            self.tally.latency_s = now - arrival
+            self.tally.window_s.append(now - start)
+
+        self._aside.hand_over(publish)
 
     def _without_late(self, update: Update) -> Update:
         """The update without the frames that came too long ago: whoever listens has no TF of that time any more.

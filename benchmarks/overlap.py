@@ -1,0 +1,198 @@
+"""What publishing aside buys, where the network waits for a device: new frames a second, against one thing at a time.
+
+    python -m benchmarks.overlap [--rounds 3] [--window-ms 20 70 140]
+
+Method: a stand-in for the network that sleeps for the given time a window, as the host does while a GPU computes, then
+answers as FakePredictor. Windows of 8 with a stride of 4, depth of 518x388, noise of 640x480. `run`: a recording from
+memory into a folder of results. `node`: the real node in another process, which is sent images faster than it can take
+them and has all its outputs subscribed to as bytes, for 8 s. `one by one` is the same code, with what is handed over
+done at once. Both forms of both in turns, medians over the rounds. The bound is the larger of the two waits: 4 frames a
+sleep, or what the host alone does (a sleep of 0).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.network import cpu_name
+from benchmarks.pipeline import IMAGE, ROOT, Listener, _commit, _message, _publisher, _wait
+from vggt_ros.aside import Aside
+from vggt_ros.core.config import Config
+from vggt_ros.core.frame import Frame
+from vggt_ros.core.prediction import Prediction
+from vggt_ros.core.predictor import FakePredictor
+from vggt_ros.core.window import Window
+from vggt_ros.dds import free_domain, stay_on_this_machine
+from vggt_ros.recorded.static_tf import StaticTransforms
+from vggt_ros.run import run
+
+WINDOW, STRIDE, WIDTH, SIZE = 8, 4, 518, (480, 640)
+SECONDS, WARM_UP_S, RATE = 8.0, 2.0, 120.0
+VALUES: dict[str, str | int] = {
+    'backend': 'fake', 'window_size': WINDOW, 'window_stride': STRIDE, 'input_width': WIDTH, 'standalone': True,
+}  # fmt: skip
+
+
+class Waiting(FakePredictor):
+    """Answers after a time in which the processor is free."""
+
+    seconds = 0.0
+
+    def predict(self, window: Window) -> Prediction:
+        time.sleep(self.seconds)
+        return super().predict(window)
+
+
+class Noise:
+    """A recording of some frames, none like the other."""
+
+    path, skipped = Path('noise'), 0
+
+    def __init__(self, frames: int) -> None:
+        rng = np.random.default_rng(0)
+        self._pictures = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in range(8)]
+        self._frames = frames
+
+    def __len__(self) -> int:
+        return self._frames
+
+    def __iter__(self) -> Iterator[Frame]:
+        for i in range(self._frames):
+            yield Frame((i + 1) * 33_000_000, self._pictures[i % 8], 'camera')
+
+    def static_transforms(self) -> StaticTransforms:
+        return StaticTransforms()
+
+    def close(self) -> None:
+        pass
+
+
+def one_by_one() -> None:
+    """From now on, whoever hands work over does it itself."""
+    Aside.hand_over = lambda self, work: work()  # type: ignore[method-assign]
+
+
+def run_rate(window_s: float) -> float:
+    """Frames a second of `run`, in this process."""
+    config = Config().with_values(VALUES)
+    predictor = Waiting(config)
+    predictor.seconds = window_s
+    with tempfile.TemporaryDirectory() as folder:
+        run(Noise(WINDOW), Path(folder) / 'first', config, predictor=predictor)  # imports, tables
+        seen: list[float] = []
+        run(
+            Noise(WINDOW + 20 * STRIDE), Path(folder) / 'out', config, predictor=predictor,
+            watch=lambda pipeline, update: seen.append(time.perf_counter()),
+        )  # fmt: skip
+        return STRIDE * (len(seen) - 1) / (seen[-1] - seen[0])
+
+
+def serve(window_s: float) -> int:
+    """The node, with the stand-in."""
+    import vggt_ros.core.predictor
+    from vggt_ros.node import main as node_main
+
+    Waiting.seconds = window_s
+    vggt_ros.core.predictor.FakePredictor = Waiting  # type: ignore[misc]
+    words = [word for name, value in VALUES.items() for word in ('-p', f'{name}:={str(value).lower()}')]
+    return node_main(['--ros-args', '-r', f'image:={IMAGE}', '-p', 'intrinsics_mode:=locked', *words])
+
+
+def node_rate(form: str, window_ms: float) -> float:
+    """New frames a second that the node publishes, in a process of this one's own domain."""
+    environment = {**os.environ, **stay_on_this_machine(free_domain())}
+    command = [sys.executable, '-m', 'benchmarks.overlap', '--listen', form, str(window_ms)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return float(done.stdout.split()[-1])
+
+
+def listen(form: str, window_ms: float) -> None:
+    """Start the node, send images, print the rate."""
+    import rclpy
+
+    rclpy.init()
+    node = rclpy.create_node('benchmark')
+    listener, publisher = Listener(node, is_raw=True), _publisher(node)
+    threading.Thread(target=rclpy.spin, args=(node,), daemon=True).start()
+    command = [sys.executable, '-m', 'benchmarks.overlap', '--serve', form, str(window_ms)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait(publisher.get_subscription_count, process)
+        _wait(lambda: all(node.count_publishers(one.topic_name) for one in listener.subscriptions), process)
+        size = argparse.Namespace(height=SIZE[0], width=SIZE[1])
+        messages = [_message(size, 0, seed) for seed in range(8)]
+        begin, i = time.monotonic(), 0
+        while time.monotonic() < begin + WARM_UP_S + SECONDS:
+            message: Any = messages[i % 8]
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(time.time_ns(), 10**9)
+            publisher.publish(message)
+            i += 1
+            time.sleep(max(0.0, begin + i / RATE - time.monotonic()))
+        done = listener.complete(listener.per_image(list(listener.arrivals)))
+        print(sum(at >= begin + WARM_UP_S for at in done.values()) / SECONDS)
+    finally:
+        process.terminate()
+        process.wait(30)
+        rclpy.shutdown()
+
+
+def measured(rate: Callable[[str, float], float], window_ms: list[float], rounds: int) -> Iterator[tuple[str, ...]]:
+    """A row for each time of a window: both forms, their ratio, and the ratio to the bound."""
+    host = statistics.median(rate('aside', 0.0) for _ in range(rounds))
+    for ms in window_ms:
+        pairs = [(rate('one', ms), rate('aside', ms)) for _ in range(rounds)]
+        one, aside = (statistics.median(values) for values in zip(*pairs, strict=True))
+        ratios = [after / before for before, after in pairs]
+        bound = min(host, STRIDE / ms * 1e3)
+        yield (f'{ms:g}', f'{one:.1f}', f'{aside:.1f}', f'{statistics.median(ratios):.2f}',
+               f'{min(ratios):.2f} to {max(ratios):.2f}', f'{bound:.1f}')  # fmt: skip
+
+
+def main() -> None:
+    """Print a table each for `run` and the node."""
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--window-ms', type=float, nargs='+', default=[20.0, 70.0, 140.0])
+    for role in ('--listen', '--serve', '--run'):
+        parser.add_argument(role, nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    form, ms = arguments.serve or arguments.run or ('aside', 0)
+    if form == 'one':
+        one_by_one()
+    if arguments.listen:
+        listen(arguments.listen[0], float(arguments.listen[1]))
+        return
+    if arguments.serve:
+        sys.exit(serve(float(ms) / 1e3))
+    if arguments.run:
+        print(run_rate(float(ms) / 1e3))
+        return
+
+    def offline(form: str, ms: float) -> float:
+        command = [sys.executable, '-m', 'benchmarks.overlap', '--run', form, str(ms)]
+        return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+    print(f'{cpu_name()}, {os.cpu_count()} cores, commit {_commit()}, {arguments.rounds} rounds')
+    for name, rate in (('run', offline), ('node', node_rate)):
+        print(f'\n{name}: new frames a second\n')
+        print('| window [ms] | one by one | aside | ratio | of the rounds | bound |\n|---|---|---|---|---|---|')
+        for row in measured(rate, arguments.window_ms, arguments.rounds):
+            print(f'| {" | ".join(row)} |', flush=True)
+
+
+if __name__ == '__main__':
+    main()
