@@ -29,6 +29,7 @@ import argparse
 import copy
 import hashlib
 import json
+import os
 import platform
 import resource
 import shlex
@@ -72,6 +73,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SIZES = ((392, 518), (294, 518))
 REPEATS = 20
 ROW_S = 1.0  # of a row of `latency`, its warm-up apart
+SCENERY_MIX = ('home', 'furnished', 'home', 'bare', 'home', 'furnished', 'home', 'scattered')  # of training, in turns
 SLACK_S = 5.0  # after the time of a part is up, before it is cut off
 
 
@@ -642,17 +644,22 @@ def training(bench: Bench) -> None:
     minutes = 0.2 if bench.quick else bench.arguments.minutes
     folder = ROOT / 'runs' / ('gpu_quick' if bench.quick else 'gpu')  # git-ignored, and kept: the weights are in it
     run(bench, 'training.evaluate', seed=1_000_000, scenes=scenes)
-    windows = 64 if bench.quick else 12_000
-    command = [sys.executable, '-m', 'training.pool', str(folder / 'pool'), '--windows', str(windows)]
-    renderer = subprocess.Popen([*command, '--device', str(bench.device)], cwd=ROOT)
+    pool, begin = folder / 'pool', 118_000  # the windows before were seen in training
+    end = str(begin + (64 if bench.quick else 100_000))
+    command = [sys.executable, '-m', 'training.pool', str(pool), '--windows', end]
+    subprocess.run([*command, '--begin', end], cwd=ROOT, check=True)  # the folder, before several fill it
+    workers = max(1, (os.cpu_count() or 1) - 4)  # processors, as a GPU trains twice as fast where it does not render
+    command += ['--begin', str(begin), '--scenery', *SCENERY_MIX, '--worker']
+    renderers = [subprocess.Popen([*command, f'{i}/{workers}'], cwd=ROOT) for i in range(workers)]
     try:
-        wait_for_windows(folder / 'pool', 8 if bench.quick else 256, renderer)
-        run(bench, 'training.train', '--resume', pool=folder / 'pool', run=folder / 'nano', minutes=minutes,
-            start=ROOT / 'vggt' / 'weights' / 'nano.safetensors', processes=1, device=bench.device,
-            frames_factor=1 if bench.quick else 32)  # fmt: skip
+        wait_for_windows(pool, 8 if bench.quick else 500, renderers[0])
+        run(bench, 'training.train', '--resume', pool=pool, run=folder / 'nano', minutes=minutes,
+            run_down=0.9 * minutes, rate=1.2e-3, steps=30_000, start=ROOT / 'vggt' / 'weights' / 'nano.safetensors',
+            processes=1, device=bench.device, frames_factor=1 if bench.quick else 16)  # fmt: skip
     finally:
-        renderer.terminate()
-        renderer.wait()
+        for renderer in renderers:
+            renderer.terminate()
+            renderer.wait()
     run(bench, 'training.evaluate', seed=1_000_000, scenes=scenes, run=folder / 'nano')
 
 

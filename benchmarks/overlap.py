@@ -1,13 +1,13 @@
-"""What publishing aside buys, where the network waits for a device: new frames a second, against one thing at a time.
+"""What working aside buys, where the network waits for a device: new frames a second, against one thing at a time.
 
     python -m benchmarks.overlap [--rounds 3] [--window-ms 20 70 140]
 
 Method: a stand-in for the network that sleeps for the given time a window, as the host does while a GPU computes, then
-answers as FakePredictor. Windows of 8 with a stride of 4, depth of 518x388, noise of 640x480. `run`: a recording from
-memory into a folder of results. `node`: the real node in another process, which is sent images faster than it can take
-them and has all its outputs subscribed to as bytes, for 8 s. `one by one` is the same code, with what is handed over
-done at once. Both forms of both in turns, medians over the rounds. The bound is the larger of the two waits: 4 frames a
-sleep, or what the host alone does (a sleep of 0).
+answers as FakePredictor. Windows of 8 with a stride of 4, depth of 518x388, pictures of 640x480. `run`: a folder of
+JPEGs into a folder of results, decoded ahead and written aside. `node`: the real node in another process, which is sent
+images faster than it can take them and has all its outputs subscribed to as bytes, for 8 s. `one by one` is the same
+code, with what is handed over done at once. Both forms of both in turns, medians over the rounds. The bound is the
+larger of the two waits: 4 frames a sleep, or what the host alone does (a sleep of 0).
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
+import vggt_ros.recorded.images
 from benchmarks.network import cpu_name
 from benchmarks.pipeline import IMAGE, ROOT, Listener, _commit, _message, _publisher, _wait
 from vggt_ros.aside import Aside
 from vggt_ros.core.config import Config
-from vggt_ros.core.frame import Frame
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import FakePredictor
 from vggt_ros.core.window import Window
 from vggt_ros.dds import free_domain, stay_on_this_machine
-from vggt_ros.recorded.static_tf import StaticTransforms
+from vggt_ros.recorded.source import open_source
 from vggt_ros.run import run
 
 WINDOW, STRIDE, WIDTH, SIZE = 8, 4, 518, (480, 640)
@@ -55,33 +56,19 @@ class Waiting(FakePredictor):
         return super().predict(window)
 
 
-class Noise:
-    """A recording of some frames, none like the other."""
-
-    path, skipped = Path('noise'), 0
-
-    def __init__(self, frames: int) -> None:
-        rng = np.random.default_rng(0)
-        self._pictures = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in range(8)]
-        self._frames = frames
-
-    def __len__(self) -> int:
-        return self._frames
-
-    def __iter__(self) -> Iterator[Frame]:
-        for i in range(self._frames):
-            yield Frame((i + 1) * 33_000_000, self._pictures[i % 8], 'camera')
-
-    def static_transforms(self) -> StaticTransforms:
-        return StaticTransforms()
-
-    def close(self) -> None:
-        pass
+def make_recording(folder: Path, frames: int) -> None:
+    """A folder of JPEGs with the grain of photographs."""
+    rng = np.random.default_rng(0)
+    coarse = [rng.integers(0, 256, (SIZE[0] // 8, SIZE[1] // 8, 3), np.uint8) for _ in range(8)]
+    pictures = [cv2.resize(one, SIZE[::-1], interpolation=cv2.INTER_CUBIC) for one in coarse]
+    for i in range(frames):
+        cv2.imwrite(str(folder / f'{i:04d}.jpg'), pictures[i % 8])
 
 
 def one_by_one() -> None:
-    """From now on, whoever hands work over does it itself."""
+    """From now on, whoever hands work over does it itself, and pictures are decoded when they are asked for."""
     Aside.hand_over = lambda self, work: work()  # type: ignore[method-assign]
+    vggt_ros.recorded.images.all_ahead = iter  # type: ignore[assignment]
 
 
 def run_rate(window_s: float) -> float:
@@ -89,11 +76,15 @@ def run_rate(window_s: float) -> float:
     config = Config().with_values(VALUES)
     predictor = Waiting(config)
     predictor.seconds = window_s
-    with tempfile.TemporaryDirectory() as folder:
-        run(Noise(WINDOW), Path(folder) / 'first', config, predictor=predictor)  # imports, tables
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for recording, frames in (('few', WINDOW), ('many', WINDOW + 20 * STRIDE)):
+            (folder / recording).mkdir()
+            make_recording(folder / recording, frames)
+        run(open_source(folder / 'few'), folder / 'first', config, predictor=predictor)  # imports, tables
         seen: list[float] = []
         run(
-            Noise(WINDOW + 20 * STRIDE), Path(folder) / 'out', config, predictor=predictor,
+            open_source(folder / 'many', rate=30.0), folder / 'out', config, predictor=predictor,
             watch=lambda pipeline, update: seen.append(time.perf_counter()),
         )  # fmt: skip
         return STRIDE * (len(seen) - 1) / (seen[-1] - seen[0])
@@ -127,7 +118,8 @@ def listen(form: str, window_ms: float) -> None:
     rclpy.init()
     node = rclpy.create_node('benchmark')
     listener, publisher = Listener(node, is_raw=True), _publisher(node)
-    threading.Thread(target=rclpy.spin, args=(node,), daemon=True).start()
+    spinning = threading.Thread(target=rclpy.spin, args=(node,))
+    spinning.start()
     command = [sys.executable, '-m', 'benchmarks.overlap', '--serve', form, str(window_ms)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -148,6 +140,7 @@ def listen(form: str, window_ms: float) -> None:
         process.terminate()
         process.wait(30)
         rclpy.shutdown()
+        spinning.join()
 
 
 def measured(rate: Callable[[str, float], float], window_ms: list[float], rounds: int) -> Iterator[tuple[str, ...]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vggt_ros.core.errors import EncodingError, ShapeError, SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.decode import CameraInfoCache, decode_frame, is_depth, is_distorted, stamp_ns
 from vggt_ros.masks import FindMask
+from vggt_ros.recorded.ahead import ahead
 from vggt_ros.recorded.recording import RecordedMessage, RecordedTopic, open_recording
 from vggt_ros.recorded.static_tf import StaticTransforms
 from vggt_ros.rectify import Rectifiers
@@ -77,15 +79,15 @@ class BagSource:
             SourceError: the bag breaks off; the frames before it are good.
         """
         infos = CameraInfoCache()
-        for recorded in self._images_after_info(infos):
-            try:
-                yield self._decode(recorded, infos)
-            except (EncodingError, ShapeError) as error:
-                where = f'{self.topic} in {self.path}'
-                if not self.skip_bad:
-                    raise EncodingError(f'{where}: {error}; --skip-bad goes on without it') from error
-                self.skipped += 1
-                log.warning('skipped an image: %s: %s', where, error)
+        for frame in ahead(self._reading(one, infos) for one in self._images_after_info(infos)):
+            if not isinstance(frame, Exception):
+                yield frame
+                continue
+            where = f'{self.topic} in {self.path}'
+            if not self.skip_bad:
+                raise EncodingError(f'{where}: {frame}; --skip-bad goes on without it') from frame
+            self.skipped += 1
+            log.warning('skipped an image: %s: %s', where, frame)
 
     def close(self) -> None:
         self._recording.close()
@@ -101,18 +103,28 @@ class BagSource:
                     log.warning('left out of /tf_static in %s: %s', self.path, error)
         return transforms
 
-    def _decode(self, recorded: RecordedMessage, infos: CameraInfoCache) -> Frame:
-        message = self._recording.deserialize(recorded)
-        info = infos.find(stamp_ns(message.header.stamp))
-        return decode_frame(
-            message,
-            info,
-            convert=convert_image,
-            frame_id=self._frame_id,
-            rectified=self._rectified,
-            rectifiers=self._rectifiers,
-            find_mask=self._find_mask,
-        )
+    def _reading(self, recorded: RecordedMessage, infos: CameraInfoCache) -> Callable[[], Frame | Exception]:
+        """What decodes an image, with the calibration known by now; what is wrong with it is returned."""
+        try:
+            message = self._recording.deserialize(recorded)
+            info = infos.find(stamp_ns(message.header.stamp))
+        except (EncodingError, ShapeError) as error:
+            return partial(_same, error)
+        return partial(self._decode, message, info)
+
+    def _decode(self, message: Any, info: Any) -> Frame | Exception:
+        try:
+            return decode_frame(
+                message,
+                info,
+                convert=convert_image,
+                frame_id=self._frame_id,
+                rectified=self._rectified,
+                rectifiers=self._rectifiers,
+                find_mask=self._find_mask,
+            )
+        except (EncodingError, ShapeError) as error:
+            return error
 
     def _images_after_info(self, infos: CameraInfoCache) -> Iterator[RecordedMessage]:
         """Images in recorded order; those before the first CameraInfo wait for it, within bounds."""
@@ -178,6 +190,10 @@ def convert_image(message: Any) -> np.ndarray:
     from rosbags.image import message_to_cvimage
 
     return message_to_cvimage(message, 'rgb8')
+
+
+def _same(error: Exception) -> Exception:
+    return error
 
 
 def _warn_of_distortion(info: Any, rectified: bool) -> None:

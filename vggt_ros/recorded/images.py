@@ -17,6 +17,7 @@ from vggt_ros.core.errors import EncodingError, SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.decode import DEFAULT_FRAME_ID, MAX_PIXELS, decode_picture
 from vggt_ros.masks import FindMask
+from vggt_ros.recorded.ahead import all_ahead
 from vggt_ros.recorded.static_tf import StaticTransforms
 from vggt_ros.rectify import Lens, Rectifiers
 
@@ -80,6 +81,9 @@ class ImageFolderSource:
         return len(self._files)
 
     def __iter__(self) -> Iterator[Frame]:
+        return all_ahead(self._frames())
+
+    def _frames(self) -> Iterator[Frame]:
         for stamp_ns, file in self._files:
             try:
                 image = _read_image(file)

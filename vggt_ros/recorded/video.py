@@ -12,6 +12,7 @@ from vggt_ros.core.errors import SourceError
 from vggt_ros.core.frame import Frame
 from vggt_ros.decode import DEFAULT_FRAME_ID
 from vggt_ros.masks import FindMask
+from vggt_ros.recorded.ahead import all_ahead
 from vggt_ros.recorded.static_tf import StaticTransforms
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,9 @@ class VideoSource:
         return max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)  # as its header has it
 
     def __iter__(self) -> Iterator[Frame]:
+        return all_ahead(self._frames())
+
+    def _frames(self) -> Iterator[Frame]:
         self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
         count, last_ns = 0, 0
         while True:
