@@ -267,10 +267,11 @@ class _Job:
     def _finish(self, *, failed: bool = False) -> None:
         """Write all there is; what cannot be written is said at the end, and does not keep back the rest."""
         self.sensors.close()
-        report, errors = self.report, []
+        report = self.report
+        errors: list[Exception] = []
         try:
             self.aside.wait()
-        except OutputError as error:
+        except Exception as error:
             errors.append(error)
         self.aside.close()
         self._correct()

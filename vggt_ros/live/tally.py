@@ -16,7 +16,7 @@ RECENT = 100  # windows whose times make up the figures of the diagnostics
 
 @dataclass
 class Tally:
-    """What the worker did so far; written by it alone, read by the diagnostics.
+    """What the worker did so far; written by it and, while it publishes aside, by that thread; read by the diagnostics.
 
     Args:
         bad_images: dropped because they could not be decoded.
@@ -62,11 +62,12 @@ class Tally:
     @contextmanager
     def busy(self) -> Iterator[None]:
         """While the worker is at something that could hang."""
-        self.busy_since = time.monotonic()
+        since = self.busy_since
+        self.busy_since = since or time.monotonic()  # one thing may be a part of another
         try:
             yield
         finally:
-            self.busy_since = None
+            self.busy_since = since
 
     def add_times(self, **seconds: float) -> None:
         for stage, more in seconds.items():

@@ -206,8 +206,7 @@ class Worker:
                 self._stopping.wait(TICK_S / 5)
                 continue
             letters = self._mailbox.take(TICK_S)
-            with self.tally.busy():
-                self._guard(self._between_windows)
+            self._guard(self._between_windows)
             for letter in letters:
                 if self._stopping.is_set():
                     return
@@ -228,7 +227,8 @@ class Worker:
 
     def _await_publication(self) -> None:
         """Until all messages so far are out; what went wrong with them is told."""
-        self._guard(self._aside.wait)
+        with self.tally.busy():
+            self._guard(self._aside.wait)
 
     def _note(self, error: Exception) -> None:
         if isinstance(error, (EncodingError, ShapeError)):
