@@ -104,7 +104,8 @@ def run(
         predictor = predictor or make_predictor(config)
         job = _Job(source, out, config, predictor, wanted, progress, watch, sensor_topics or {}, export)
         job.report.notes = notes.texts
-        return job.run()
+        with _terminable():
+            return job.run()
     finally:
         logging.getLogger('vggt_ros').removeHandler(notes)
 
@@ -355,6 +356,20 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f'cannot make {path}: {error.strerror or error}') from error
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does, where nobody has said otherwise: what is being written aside becomes whole."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

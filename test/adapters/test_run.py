@@ -309,6 +309,7 @@ def test_an_interruption_never_divides_a_window(tmp_path: Path, monkeypatch: pyt
     assert len(stamps_of(tmp_path / 'out', '/vggt/odom')) == 2 + 2 * windows
     assert len(read_tum(tmp_path / 'out' / 'trajectory_tum.txt')) == 2 + 2 * windows
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 class FailingPredictor(FakePredictor):
