@@ -2,6 +2,7 @@
 
     python -m training.evaluate --seed 1000000 --scenes 200          # tables
     python -m training.evaluate --seed 1000000 --scenes 200 --json   # one JSON object, procedural scenes only
+    python -m training.evaluate --scenes 100 --scenery home          # rooms of another kind
     python -m training.evaluate --scenes 0 --sequences ../shared/data
 
 Depth is scaled by the medians of each window; angles are those of all pairs of frames.
@@ -22,7 +23,7 @@ from torch import Tensor
 from training.metrics import Cameras, Score, WindowErrors, summarise, table, trivial_estimate, window_errors
 from training.sequences import load_windows
 from training.state import load_average
-from training.windows import HELD_BACK_SEED, IMAGE_SIZE, make_window
+from training.windows import HELD_BACK_SEED, IMAGE_SIZE, SCENERY, make_window
 from vggt import VGGT
 from vggt.pose_encoding import decode_pose_encoding
 from vggt.weights import load_vggt
@@ -41,12 +42,16 @@ def estimate(model: VGGT, images: Tensor) -> Cameras:
 
 
 def evaluate_scenes(
-    model: VGGT, seeds: Iterable[int], frames: int = 8, image_size: tuple[int, int] = IMAGE_SIZE
+    model: VGGT,
+    seeds: Iterable[int],
+    frames: int = 8,
+    image_size: tuple[int, int] = IMAGE_SIZE,
+    scenery: str = 'furnished',
 ) -> dict[str, Score]:
     """Scores of the model ('nano') and of the trivial answer ('baseline') on procedural scenes."""
     errors: dict[str, list[WindowErrors]] = {'nano': [], 'baseline': []}
     for seed in seeds:
-        window = make_window(seed, frames, image_size)
+        window = make_window(seed, frames, image_size, scenery=scenery)
         truth = Cameras(window.cam_from_world, window.K, window.depth)
         errors['nano'].append(window_errors(estimate(model, window.images.float() / 255), truth))
         errors['baseline'].append(window_errors(trivial_estimate(truth, image_size), truth))
@@ -70,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seed', type=int, default=HELD_BACK_SEED, help='first scene')
     parser.add_argument('--scenes', type=int, default=200)
+    parser.add_argument('--scenery', choices=SCENERY, default='furnished', help='of the scenes')
     parser.add_argument('--json', action='store_true', help='print one object and nothing else')
     parser.add_argument('--weights', default='nano', help='shipped name or file, as load_vggt takes it')
     parser.add_argument('--run', type=Path, help='evaluate the averaged weights of this training run instead')
@@ -84,11 +90,12 @@ def main() -> None:
         model = load_vggt(arguments.weights)
     seeds = range(arguments.seed, arguments.seed + arguments.scenes)
     if arguments.json:
-        print(json.dumps({name: asdict(score) for name, score in evaluate_scenes(model, seeds).items()}))
+        scores = evaluate_scenes(model, seeds, scenery=arguments.scenery)
+        print(json.dumps({name: asdict(score) for name, score in scores.items()}))
         return
     if arguments.scenes:
-        print(f'{arguments.scenes} procedural scenes from seed {arguments.seed}, windows of 8')
-        print(table(evaluate_scenes(model, seeds)), flush=True)
+        print(f'{arguments.scenes} procedural scenes ({arguments.scenery}) from seed {arguments.seed}, windows of 8')
+        print(table(evaluate_scenes(model, seeds, scenery=arguments.scenery)), flush=True)
     sequences = arguments.sequences or Path(__file__).parents[1] / '../shared/data'
     for folder in sorted(sequences.glob('*/camera.json')):
         print(f'\n{folder.parent.name}')
