@@ -97,7 +97,7 @@ def test_all_of_a_gpu_is_measured_in_one_command_and_a_part_that_fails_does_not_
     if 'nano' not in shipped_names():
         pytest.skip('the benchmark is tried on the shipped weights, and none are shipped')
     log, figures = tmp_path / 'log', tmp_path / 'figures.json'
-    options = f'--device cpu --model nano --quick --log {log} --json {figures} ceilings streaming clouds'
+    options = f'--device cpu --model nano --quick --patience 9 --log {log} --json {figures} ceilings streaming clouds'
     command = [sys.executable, '-c', 'from benchmarks import gpu; gpu.cloud_row = None; gpu.main()', *options.split()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
