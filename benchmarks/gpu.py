@@ -73,7 +73,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SIZES = ((392, 518), (294, 518))
 REPEATS = 20
 ROW_S = 1.0  # of a row of `latency`, its warm-up apart
-SCENERY_MIX = ('home', 'furnished', 'home', 'bare', 'home', 'furnished', 'home', 'scattered')  # of training, in turns
+SCENERY_MIX = ('home', 'furnished', 'home', 'bare', 'home', 'furnished', 'home', 'scattered')  # of training, by lot
 SLACK_S = 5.0  # after the time of a part is up, before it is cut off
 
 

@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument('--windows', type=int, default=12_000, help='slots of a new pool, 0.55 MB each')
     parser.add_argument('--begin', type=int, default=0, help='first slot to fill, to train on windows not seen before')
     parser.add_argument('--worker', default='0/1', help='this worker and the number of workers, such as 0/2')
-    parser.add_argument('--scenery', nargs='+', choices=SCENERY, default=['furnished'], help='of the slots, in turns')
+    parser.add_argument('--scenery', nargs='+', choices=SCENERY, default=['furnished'], help='of the slots, by lot')
     parser.add_argument('--device', default='cpu')
     arguments = parser.parse_args()
     worker, workers = (int(part) for part in arguments.worker.split('/'))
@@ -102,7 +102,8 @@ def main() -> None:
     done = set(pool.ready().tolist())
     for slot in range(arguments.begin + worker, arguments.windows, workers):
         if slot not in done:
-            scenery = arguments.scenery[slot % len(arguments.scenery)]
+            # By lot: in turns, the workers would each get kinds of their own, and the slow kinds fall behind.
+            scenery = arguments.scenery[np.random.default_rng([slot, 1]).integers(len(arguments.scenery))]
             pool.write(slot, make_window(slot, FRAMES, pool.image_size, arguments.device, scenery))
 
 
