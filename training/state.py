@@ -73,12 +73,22 @@ def load_average(run: Path) -> tuple[VGGT, int]:
     return model.eval(), int(tensors['step'])
 
 
-def write_weights(run: Path, folder: Path) -> None:
+def write_weights(run: Path, folder: Path, start: Path | None = None, share: float = 0.0) -> None:
     """Export the averaged weights as fp16 safetensors with their configuration beside them.
 
     The step in their metadata counts from random weights: a run that began with weights adds the steps of those.
+
+    Args:
+        run, folder: of the checkpoint, and where the weights go.
+        start, share: weights that the run began with, and how much of those is mixed in, 0 to 1. Between two that one
+            grew out of the other lie weights that keep more of what the first could. Source: Wortsman et al., Robust
+            fine-tuning of zero-shot models, CVPR 2022.
     """
     model, step = load_average(run)
+    if start is not None and share:
+        before = load_file(start)
+        for name, value in model.state_dict().items():
+            value.lerp_(before[name].to(value), share)
     begun_at = json.loads((run / 'config.json').read_text()).get('begun_at', 0)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}

@@ -3,6 +3,7 @@
     python -m training.pool runs/pool &                    # once, in the background: windows to draw from
     python -m training.train --minutes 90 --resume         # runs/nano: checkpoint, log, curves, pictures
     python -m training.train --export vggt/weights         # averaged weights as fp16, with their configuration
+    python -m training.train --export new --start old.safetensors --keep 0.2       # a fifth of what it began with
 
 What a step draws depends on the seed and the step alone, so a run that is stopped and resumed ends at the same
 parameters as one that was not, once the pool is complete. Not so with --run-down, where the rate follows the clock.
@@ -465,9 +466,10 @@ def main() -> None:
     parser.add_argument('--steps', type=int, help='length of the schedule, if it is to end elsewhere than planned')
     parser.add_argument('--frames-factor', type=int, default=1, help='larger batches, for a GPU: 32 or so')
     parser.add_argument('--export', type=Path, help='only write nano.safetensors and nano.json into this folder')
+    parser.add_argument('--keep', type=float, default=0.0, help='with --export: share of --start in the weights')
     arguments = parser.parse_args()
     if arguments.export:
-        write_weights(arguments.run, arguments.export)
+        write_weights(arguments.run, arguments.export, arguments.start, arguments.keep)
         return
     keep_freed_memory(KEPT_BYTES, KEPT_BYTES)
     config = TrainConfig(learning_rate=arguments.rate, run_down_minutes=arguments.run_down)

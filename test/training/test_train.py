@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from training.nano import make_nano
 from training.parallel import GradientWorkers
@@ -129,6 +130,15 @@ def test_exported_weights_load_by_the_public_path_and_say_the_same(finished: Pat
     # fp16 keeps 11 bits: 5e-4 relative for each weight, some ten layers deep and partly averaged out.
     assert torch.allclose(depth, shipped_depth, rtol=2e-2)
     assert not torch.equal(depth, shipped_depth)
+
+
+def test_exported_weights_may_keep_a_share_of_those_that_the_run_began_with(finished: Path, tmp_path: Path) -> None:
+    average, _ = load_average(finished)
+    start = {name: torch.full_like(value, 2.0) for name, value in average.state_dict().items()}
+    save_file(start, tmp_path / 'start.safetensors')
+    write_weights(finished, tmp_path, tmp_path / 'start.safetensors', 0.25)
+    for name, value in load_vggt(tmp_path / 'nano.safetensors').state_dict().items():
+        torch.testing.assert_close(value, (0.75 * average.state_dict()[name] + 0.5).to(value), rtol=1e-3, atol=1e-3)
 
 
 def test_a_run_starts_from_shipped_weights_with_its_probes_alone(
