@@ -31,13 +31,18 @@ class _Room:
 
     def put(self, frame: _Frame, centre: tuple[float, float, float], size: tuple[float, ...], texture: int) -> None:
         """Add a box of [x, y, z] size, or a cylinder of (diameter, height), at a place in the frame of a piece."""
-        yaw = np.array([[frame.c, frame.s, 0], [-frame.s, frame.c, 0], [0, 0, 1]])
+        yaw = frame.object_from_world
         at = np.array([*frame.origin, 0.0]) + np.array(centre) @ yaw
         if len(size) == 2:
             self.cylinders.append((at, yaw, np.array([size[0], size[0], size[1]]) / 2))
         else:
             self.boxes.append((at, yaw, np.array(size) / 2))
         self.textures[int(len(size) == 2)].append(texture)
+
+    def wall(self, side: int) -> tuple[_Frame, float]:
+        """The middle of a wall, x along it and y into the room, and its length."""
+        along, across = self.size[:2] if side % 2 == 0 else self.size[1::-1]
+        return _Frame(0, 0, np.pi / 2 * side).at(0, -across / 2), along
 
     def material(self) -> int:
         return int(self.rng.choice(_MATERIALS))
@@ -48,6 +53,10 @@ class _Frame:
 
     def __init__(self, x: float, y: float, yaw: float) -> None:
         self.origin, self.c, self.s = (x, y), float(np.cos(yaw)), float(np.sin(yaw))
+
+    @property
+    def object_from_world(self) -> np.ndarray:
+        return np.array([[self.c, self.s, 0], [-self.s, self.c, 0], [0, 0, 1]])
 
     def at(self, x: float, y: float, yaw: float = 0.0) -> _Frame:
         """Return a frame within this one."""
@@ -113,8 +122,7 @@ def _line_walls(room: _Room) -> None:
     """Stand worktops, shelves and cabinets along some walls, and hang pictures and a door on others."""
     rng = room.rng
     for side in range(4):
-        along, across = room.size[:2] if side % 2 == 0 else room.size[1::-1]
-        wall = _Frame(0, 0, np.pi / 2 * side).at(0, -across / 2)  # x along the wall, y into the room
+        wall, along = room.wall(side)
         kind = rng.choice(['worktop', 'pieces', 'nothing'], p=[0.3, 0.4, 0.3])
         if kind == 'worktop':
             _worktop(room, wall, rng.uniform(0.4, 1.0) * along)
@@ -263,14 +271,13 @@ def _clutter(room: _Room, frame: _Frame, floor: float, largest: float) -> None:
 def _pane(room: _Room) -> Sun:
     """Put a window into a wall, and the sun behind it."""
     rng = room.rng
-    side = int(rng.integers(4))
-    along, across = room.size[:2] if side % 2 == 0 else room.size[1::-1]
-    wall = _Frame(0, 0, np.pi / 2 * side).at(0, -across / 2)
+    wall, along = room.wall(int(rng.integers(4)))
     width, tall = rng.uniform(0.6, 2.5), rng.uniform(0.8, 2.0)
     z = min(rng.uniform(1.0, 1.6), room.size[2] - tall / 2 - 0.1)
     z = max(z, tall / 2 + 0.02)
     x = rng.uniform(-0.5, 0.5) * max(0.0, along - width)
     room.put(wall, (x, 0.0, z), (width, 0.02, tall), _PANE)
+    centre, turn, half = room.boxes[-1]
     frame = room.material()
     for edge in np.linspace(-0.5, 0.5, int(rng.integers(2, 5))):
         room.put(wall, (x + edge * width, 0.02, z), (0.07, 0.06, tall), frame)
@@ -278,9 +285,6 @@ def _pane(room: _Room) -> Sun:
         room.put(wall, (x, 0.02, z + edge * tall), (width, 0.06, 0.07), frame)
     heading, climb = rng.normal(0, 0.5), rng.uniform(0.3, 0.9)
     towards = np.array([np.sin(heading) * np.cos(climb), -np.cos(heading) * np.cos(climb), np.sin(climb)])
-    turn = np.array([[wall.c, wall.s, 0], [-wall.s, wall.c, 0], [0, 0, 1]])
-    pane = next(i for i, texture in enumerate(room.textures[0]) if texture == _PANE)
-    centre, _, half = room.boxes[pane]
     reach = np.abs(half @ turn) + 0.02
     return Sun(
         towards=torch.from_numpy(towards @ turn).float(),

@@ -7,6 +7,8 @@ Source: Kay and Kajiya, Ray Tracing Complex Scenes, 1986 (slabs); quadrics by su
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -17,6 +19,9 @@ _NEAR = 1e-3  # metres; nothing closer to the optical centre is seen
 _OFF = 2e-3  # metres from which a surface looks for its light, so that it throws no shadow on itself
 _CACHED_NUMBERS = 100_000  # of a temporary that stays in a core's cache
 _BEHIND_THE_PANE = 0.1  # metres from the wall at which the sun's rays start: a window is a solid too
+
+
+_Hit = Callable[[list[Tensor], list[Tensor], Tensor], Tensor]  # where rays meet solids, inf for a miss
 
 
 def render(scene: Scene, cam_from_world: Tensor, K: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -47,11 +52,7 @@ def render(scene: Scene, cam_from_world: Tensor, K: Tensor, image_size: tuple[in
     for index, (solids, hit) in enumerate(zip(groups, intersect, strict=True)):
         if not len(solids):
             continue
-        lots = [
-            hit(*_in_object_frames(solids, centre, lot), solids.half).min(dim=-1)
-            for lot in directions.split(_rays_at_once(directions, views * len(solids)), dim=1)
-        ]
-        nearest, solid = (torch.cat(parts, dim=1) for parts in zip(*lots, strict=True))
+        nearest, solid = _nearest(solids, hit, centre, directions)
         closer = nearest < depth
         depth = torch.where(closer, nearest, depth)
         group_of = torch.where(closer, index, group_of)
@@ -68,9 +69,14 @@ def render(scene: Scene, cam_from_world: Tensor, K: Tensor, image_size: tuple[in
     return colour.reshape(views, H, W, 3).permute(0, 3, 1, 2), depth.reshape(views, H, W)
 
 
-def _rays_at_once(rays: Tensor, numbers_per_ray: int) -> int:
-    """How many rays to cast at once: on a processor as many as its cache holds, elsewhere all."""
-    return max(1, _CACHED_NUMBERS // numbers_per_ray) if rays.device.type == 'cpu' else max(1, rays.shape[-2])
+def _nearest(solids: Solids, hit: _Hit, centre: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """[S, R] where rays from centres [S, 3] along [S, R, 3] first meet solids of one shape, and which one that is."""
+    rays = directions.shape[1]
+    if directions.device.type == 'cpu':  # as many at once as its cache holds
+        rays = max(1, _CACHED_NUMBERS // (len(centre) * len(solids)))
+    lots = [hit(*_in_object_frames(solids, centre, lot), solids.half).min(dim=-1) for lot in directions.split(rays, 1)]
+    nearest, solid = (torch.cat(parts, dim=1) for parts in zip(*lots, strict=True))
+    return nearest, solid
 
 
 def _in_object_frames(solids: Solids, centre: Tensor, directions: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -156,7 +162,7 @@ def _shade(
         distance = to_lamp.norm(dim=-1, keepdim=True)
         facing = (normal * to_lamp).sum(-1, keepdim=True).clamp(min=0) / distance.clamp(min=1e-3)
         if scene.shadows:
-            strength = strength * _lit(scene, points + _OFF * normal, position[None])
+            strength = strength * _lit(scene, position[None], (points + _OFF * normal - position)[None])[0]
         light = light + strength * facing * 4 / (2 + distance)  # falls off slowly: walls throw light back
         if gloss is not None:
             half_way = normalize(to_lamp / distance - normalize(directions, dim=-1), dim=-1)
@@ -167,20 +173,13 @@ def _shade(
     return albedo * light + mirrored
 
 
-def _lit(scene: Scene, points: Tensor, light: Tensor) -> Tensor:
-    """[N, 1] of 1.0 where nothing stands between points [N, 3] and places of light [N or 1, 3], else 0.0."""
-    clear = torch.ones(len(points), dtype=torch.bool, device=points.device)
+def _lit(scene: Scene, light: Tensor, directions: Tensor) -> Tensor:
+    """[S, R, 1] of 1.0 where nothing stands on rays [S, R, 3] from places of light [S, 3] to points, else 0.0."""
+    clear = torch.ones(directions.shape[:2], dtype=torch.bool, device=directions.device)
     for solids, hit in zip((scene.boxes, scene.cylinders, scene.ellipsoids), _HITS, strict=True):
         if len(solids):
-            # From the light to the point, which is at 1 of the ray's length.
-            rows = solids.object_from_world.permute(1, 2, 0)
-            size = _rays_at_once(points, len(solids))
-            lights = light.split(size) if len(light) > 1 else [light] * (1 + len(points) // size)
-            for there, source, free in zip(points.split(size), lights, clear.split(size), strict=False):
-                origin = torch.einsum('mij,nmj->inm', solids.object_from_world, source[:, None] - solids.centre)
-                along = [(there - source) @ row for row in rows]
-                free &= (hit(list(origin), along, solids.half) > 1 - 1e-4).all(dim=-1)
-    return clear.to(points)[:, None]
+            clear &= _nearest(solids, hit, light, directions)[0] > 1 - 1e-4  # at 1 of the ray's length is the point
+    return clear.to(directions)[..., None]
 
 
 def _sunlit(scene: Scene, sun: Sun, points: Tensor) -> Tensor:
@@ -192,7 +191,8 @@ def _sunlit(scene: Scene, sun: Sun, points: Tensor) -> Tensor:
     lit = torch.zeros_like(points[:, :1])
     if through.any():
         start = points[through]
-        lit[through] = _lit(scene, start, start + (way_out[through] - _BEHIND_THE_PANE).clamp(min=0.01) * sun.towards)
+        light = start + (way_out[through] - _BEHIND_THE_PANE).clamp(min=0.01) * sun.towards
+        lit[through] = _lit(scene, light, (start - light)[:, None])[:, 0]
     return lit
 
 

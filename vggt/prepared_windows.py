@@ -22,9 +22,8 @@ class PreparedWindows:
     """What was made ahead for some sizes. One thread prepares at a time; others may run windows meanwhile."""
 
     def __init__(self) -> None:
-        self.shapes: frozenset[Shape] = (
-            frozenset()
-        )  # of scaled images and of patch tokens, that blocks are compiled for
+        # Of scaled images and of patch tokens, that blocks are compiled for.
+        self.shapes: frozenset[Shape] = frozenset()
         self.graphs: dict[Kind, CapturedCall] = {}
         self._blocks: CompiledBlocks | None = None
         self._preparing = threading.Lock()
