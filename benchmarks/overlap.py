@@ -7,7 +7,7 @@ answers as FakePredictor. Windows of 8 with a stride of 4, depth of 518x388, pic
 JPEGs into a folder of results, decoded ahead and written aside. `node`: the real node in another process, which is sent
 images faster than it can take them and has all its outputs subscribed to as bytes, for 8 s. `one by one` is the same
 code, with what is handed over done at once. Both forms of both in turns, medians over the rounds. The bound is the
-larger of the two waits: 4 frames a sleep, or what the host alone does (a sleep of 0).
+smaller of two rates: 4 frames a sleep, or what the host alone does (a sleep of 0).
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def listen(form: str, window_ms: float) -> None:
 
 
 def measured(rate: Callable[[str, float], float], window_ms: list[float], rounds: int) -> Iterator[tuple[str, ...]]:
-    """A row for each time of a window: both forms, their ratio, and the ratio to the bound."""
+    """A row for each time of a window: both forms, their ratio, and the bound."""
     host = statistics.median(rate('aside', 0.0) for _ in range(rounds))
     for ms in window_ms:
         pairs = [(rate('one', ms), rate('aside', ms)) for _ in range(rounds)]
