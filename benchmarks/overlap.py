@@ -6,8 +6,10 @@ Method: a stand-in for the network that sleeps for the given time a window, as t
 answers as FakePredictor. Windows of 8 with a stride of 4, depth of 518x388, pictures of 640x480. `run`: a folder of
 JPEGs into a folder of results, decoded ahead and written aside. `node`: the real node in another process, which is sent
 images faster than it can take them and has all its outputs subscribed to as bytes, for 8 s. `one by one` is the same
-code, with what is handed over done at once. Both forms of both in turns, medians over the rounds. The bound is the
-smaller of two rates: 4 frames a sleep, or what the host alone does (a sleep of 0).
+code, with what is handed over done at once; `aside` makes and writes or publishes messages beside the next window;
+`foreseen` also lets the network begin with that before the last one is in the map, as on a GPU. All forms of both in
+turns, medians over the rounds. The bound is the smaller of two rates: 4 frames a sleep, or what the host alone does (a
+sleep of 0).
 """
 
 from __future__ import annotations
@@ -27,19 +29,21 @@ from typing import Any
 import cv2
 import numpy as np
 
+import vggt_ros.core.predictor
 import vggt_ros.recorded.images
 from benchmarks.network import cpu_name
 from benchmarks.pipeline import IMAGE, ROOT, Listener, _commit, _message, _publisher, _wait
 from vggt_ros.aside import Aside
 from vggt_ros.core.config import Config
 from vggt_ros.core.prediction import Prediction
-from vggt_ros.core.predictor import FakePredictor
+from vggt_ros.core.predictor import FakePredictor, make_predictor
 from vggt_ros.core.window import Window
 from vggt_ros.dds import free_domain, stay_on_this_machine
 from vggt_ros.recorded.source import open_source
 from vggt_ros.run import run
 
 WINDOW, STRIDE, WIDTH, SIZE = 8, 4, 518, (480, 640)
+FORMS = ('one', 'aside', 'foreseen')
 SECONDS, WARM_UP_S, RATE = 8.0, 2.0, 120.0
 VALUES: dict[str, str | int] = {
     'backend': 'fake', 'window_size': WINDOW, 'window_stride': STRIDE, 'input_width': WIDTH, 'standalone': True,
@@ -50,6 +54,7 @@ class Waiting(FakePredictor):
     """Answers after a time in which the processor is free."""
 
     seconds = 0.0
+    works_on_device = False  # True has make_predictor begin with windows before they are asked for
 
     def predict(self, window: Window) -> Prediction:
         time.sleep(self.seconds)
@@ -74,8 +79,8 @@ def one_by_one() -> None:
 def run_rate(window_s: float) -> float:
     """Frames a second of `run`, in this process."""
     config = Config().with_values(VALUES)
-    predictor = Waiting(config)
-    predictor.seconds = window_s
+    Waiting.seconds = window_s
+    predictor = make_predictor(config)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for recording, frames in (('few', WINDOW), ('many', WINDOW + 20 * STRIDE)):
@@ -92,11 +97,9 @@ def run_rate(window_s: float) -> float:
 
 def serve(window_s: float) -> int:
     """The node, with the stand-in."""
-    import vggt_ros.core.predictor
     from vggt_ros.node import main as node_main
 
     Waiting.seconds = window_s
-    vggt_ros.core.predictor.FakePredictor = Waiting  # type: ignore[misc]
     words = [word for name, value in VALUES.items() for word in ('-p', f'{name}:={str(value).lower()}')]
     return node_main(['--ros-args', '-r', f'image:={IMAGE}', '-p', 'intrinsics_mode:=locked', *words])
 
@@ -144,14 +147,14 @@ def listen(form: str, window_ms: float) -> None:
 
 
 def measured(rate: Callable[[str, float], float], window_ms: list[float], rounds: int) -> Iterator[tuple[str, ...]]:
-    """A row for each time of a window: both forms, their ratio, and the bound."""
-    host = statistics.median(rate('aside', 0.0) for _ in range(rounds))
+    """A row for each time of a window: all forms, the ratio of the last to the first, and the bound."""
+    host = statistics.median(rate('foreseen', 0.0) for _ in range(rounds))
     for ms in window_ms:
-        pairs = [(rate('one', ms), rate('aside', ms)) for _ in range(rounds)]
-        one, aside = (statistics.median(values) for values in zip(*pairs, strict=True))
-        ratios = [after / before for before, after in pairs]
+        rates = [tuple(rate(form, ms) for form in FORMS) for _ in range(rounds)]
+        medians = [f'{statistics.median(values):.1f}' for values in zip(*rates, strict=True)]
+        ratios = [foreseen / one for one, _, foreseen in rates]
         bound = min(host, STRIDE / ms * 1e3)
-        yield (f'{ms:g}', f'{one:.1f}', f'{aside:.1f}', f'{statistics.median(ratios):.2f}',
+        yield (f'{ms:g}', *medians, f'{statistics.median(ratios):.2f}',
                f'{min(ratios):.2f} to {max(ratios):.2f}', f'{bound:.1f}')  # fmt: skip
 
 
@@ -164,6 +167,8 @@ def main() -> None:
         parser.add_argument(role, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     form, ms = arguments.serve or arguments.run or ('aside', 0)
+    Waiting.works_on_device = form == 'foreseen'
+    vggt_ros.core.predictor.FakePredictor = Waiting  # type: ignore[misc]
     if form == 'one':
         one_by_one()
     if arguments.listen:
@@ -182,7 +187,8 @@ def main() -> None:
     print(f'{cpu_name()}, {os.cpu_count()} cores, commit {_commit()}, {arguments.rounds} rounds')
     for name, rate in (('run', offline), ('node', node_rate)):
         print(f'\n{name}: new frames a second\n')
-        print('| window [ms] | one by one | aside | ratio | of the rounds | bound |\n|---|---|---|---|---|---|')
+        print('| window [ms] | one by one | aside | foreseen | ratio | of the rounds | bound |')
+        print('|---' * 7 + '|')
         for row in measured(rate, arguments.window_ms, arguments.rounds):
             print(f'| {" | ".join(row)} |', flush=True)
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -129,6 +130,7 @@ class _Job:
         self.progress, self.watch = progress, watch
         self.sensors = open_sensors(source.path, config, sensor_topics)
         self.pipeline = Pipeline(config, predictor, self.sensors.evidence)
+        self.pipeline.upcoming = self._look_ahead
         self.messages = bag_messages()
         self.encoder = Encoder(config, self.messages, self.pipeline.points)
         self.bag = ResultBag(out / 'result.mcap', cameras=config.rig.cameras)
@@ -136,6 +138,9 @@ class _Job:
         self.report = Report(str(source.path), config, *describe_network(config, predictor))
         self.aside = Aside('vggt_writer')
         self.base_from_cam: np.ndarray | None = None
+        self._frames = iter(source)
+        self._upcoming: deque[Frame] = deque()  # read before their turn
+        self._broken: Exception | None = None
         self._mounted: set[int] = set()
         # The report shows the reference camera under the names of the table.
         self._shown = {topic.name: topic.name for topic in topics_of(config.rig.cameras)}
@@ -172,14 +177,35 @@ class _Job:
             raise SourceError(f'{self.source.path} holds no frames')
 
     def _read(self) -> Iterator[Frame]:
-        frames = iter(self.source)
         while True:
-            start = time.perf_counter()
-            frame = next(frames, None)
+            if self._upcoming:
+                yield self._upcoming.popleft()
+                continue
+            if self._broken is not None:
+                raise self._broken
+            frame = self._next_frame()
             if frame is None:
                 return
-            self.report.timings.add('read', time.perf_counter() - start)
             yield frame
+
+    def _next_frame(self) -> Frame | None:
+        start = time.perf_counter()
+        frame = next(self._frames, None)
+        if frame is not None:
+            self.report.timings.add('read', time.perf_counter() - start)
+        return frame
+
+    def _look_ahead(self) -> Collection[Frame]:
+        """The frames of the next window, if they come as they should; where the recording breaks off, those before."""
+        try:
+            while self._broken is None and len(self._upcoming) < self.pipeline.windows.config.stride:
+                frame = self._next_frame()
+                if frame is None:
+                    break
+                self._upcoming.append(frame)
+        except (SourceError, EncodingError) as error:
+            self._broken = error
+        return self._upcoming
 
     def _place_camera(self, frame: Frame) -> None:
         """Where the camera sits on the robot, once: from the recording's static TF, else as if standalone."""

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,8 +37,9 @@ from rosbags.highlevel import AnyReader
 from vggt.weights import shipped_names
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import EncodingError, OutputError, PredictionError, SourceError
+from vggt_ros.core.foresight import Foresight
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, invert_rigid
-from vggt_ros.core.predictor import FakePredictor
+from vggt_ros.core.predictor import FakePredictor, Predictor
 from vggt_ros.decode import stamp_ns
 from vggt_ros.encode import MessageMaker
 from vggt_ros.messages import bag_messages
@@ -154,6 +156,27 @@ def test_the_same_recording_gives_the_same_messages(tmp_path: Path):
     assert messages[0] == messages[1]
 
 
+def test_a_network_on_a_device_of_its_own_gives_the_same_messages(tmp_path: Path):
+    """It begins with windows before they are asked for, so frames are read before their turn."""
+    bag = camera_bag(tmp_path / 'bag', 11)
+    run_fake(bag, tmp_path / 'a')
+    ahead = []
+
+    class Elsewhere(FakePredictor):
+        def predict(self, window):
+            ahead.append(threading.current_thread().name)
+            return super().predict(window)
+
+    report = run_fake(bag, tmp_path / 'b', predictor=Foresight(Elsewhere(FAKE)))
+    assert report.counts['frames'] == 11
+    assert ahead == ['vggt_network'] * 5
+    messages = []
+    for name in 'ab':
+        with AnyReader([tmp_path / name]) as reader:
+            messages.append([(connection.topic, time, data) for connection, time, data in reader.messages()])
+    assert messages[0] == messages[1]
+
+
 @pytest.mark.parametrize('name', ['redkitchen_clip', 'tum_fr3_cabinet'])
 def test_true_depth_and_poses_at_random_scales_give_the_true_trajectory_and_cloud(
     tmp_path: Path, sequence: Callable[[str], Path], name: str
@@ -258,7 +281,8 @@ def test_stamps_that_go_back_are_dropped_and_a_jump_starts_a_new_map(tmp_path: P
     read_mcap(tmp_path / 'out' / 'result.mcap')
 
 
-def test_a_recording_that_breaks_off_keeps_what_was_computed(tmp_path: Path):
+@pytest.mark.parametrize('make', [FakePredictor, lambda config: Foresight(FakePredictor(config))])
+def test_a_recording_that_breaks_off_keeps_what_was_computed(tmp_path: Path, make: Callable[[Config], Predictor]):
     entries = []
     for i in range(8):
         image = image_message(TYPES, coloured_image(), 'rgb8', stamp_ns=START_NS + i * FRAME_NS)
@@ -266,7 +290,7 @@ def test_a_recording_that_breaks_off_keeps_what_was_computed(tmp_path: Path):
     entries[6][3].encoding = 'hologram'
     bag = write_bag(tmp_path / 'bag', entries)
     with pytest.raises(EncodingError, match='hologram'):
-        run_fake(bag, tmp_path / 'out')
+        run_fake(bag, tmp_path / 'out', predictor=make(FAKE))
     # Six good frames: a window of four, and the two that waited are processed as well.
     assert len(stamps_of(tmp_path / 'out', '/vggt/odom')) == 6
     assert len(read_tum(tmp_path / 'out' / 'trajectory_tum.txt')) == 6

@@ -26,7 +26,7 @@ def test_each_second_belongs_to_one_stage(passes):
     def predict(window):
         assert window == 'window'
         passes(8.0)
-        return SimpleNamespace(prepare_s=2.0)
+        return SimpleNamespace(prepare_s=2.0, ahead_s=0.0)
 
     assert clock.network(predict, 'window').prepare_s == 2.0  # what came before it was aligning
     assert clock.times == StageTimes(prepare_s=2.0, network_s=6.0, align_s=1.0)
@@ -53,3 +53,14 @@ def test_what_is_done_ahead_is_prepared_and_computed(passes):
     passes(3.0)
     clock.anticipate(anticipate, 'frame')
     assert clock.times == StageTimes(prepare_s=2.0, network_s=6.0)
+
+
+def test_what_the_network_did_before_it_was_asked_is_computed(passes):
+    clock = StageClock()
+
+    def predict(_):
+        passes(1.0)
+        return SimpleNamespace(prepare_s=2.0, ahead_s=5.0)
+
+    clock.network(predict, 'window')
+    assert clock.times == StageTimes(prepare_s=2.0, network_s=4.0)

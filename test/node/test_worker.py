@@ -16,8 +16,12 @@ from std_msgs.msg import Header
 
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import PredictionError
+from vggt_ros.core.foresight import Foresight
 from vggt_ros.core.pipeline import Pipeline
+from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import FakePredictor
+from vggt_ros.core.submap import Submap, Update
+from vggt_ros.core.window import Window
 from vggt_ros.encode import Encoder, Output
 from vggt_ros.live.correction import MapToOdom
 from vggt_ros.live.inputs import Gaps, resolve_topics
@@ -222,6 +226,64 @@ def test_the_next_window_is_computed_while_the_last_one_goes_out() -> None:
         assert sink.stamps[topic] == [second * 10**9 for second in (1, 2, 3, 4)]
     first, second = sink.maps
     assert 0 < first < second == len(pipeline.points()[0])
+
+
+class Elsewhere(FakePredictor):
+    """A network on a device of its own, which says when it has begun with its second window."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.calls, self.second = 0, threading.Event()
+
+    def predict(self, window: Window) -> Prediction:
+        self.calls += 1
+        if self.calls == 2:
+            self.second.set()
+        return super().predict(window)
+
+
+def test_the_network_takes_what_waits_before_the_last_window_is_in_the_map() -> None:
+    """Images are decoded ahead then: one that cannot be is told, and the others go on."""
+    config = Config().with_values(
+        {'backend': 'fake', 'window_size': 2, 'window_stride': 2, 'camera_info_timeout_s': 0.0, 'max_frame_gap_s': 0.0}
+    )
+    where, network = Nowhere(), Elsewhere(config)
+    mailbox: Mailbox[Any] = Mailbox(2, time.monotonic)
+    pipeline = Pipeline(config, Foresight(network))
+    worker = Worker(pipeline, Encoder(config, ros_messages(), pipeline.points), where, where, lambda: config, mailbox)
+    insert, seen = pipeline.map.insert, []
+
+    def watched(submap: Submap) -> Update:
+        for image in coming.pop(0) if coming else ():
+            mailbox.put(image)
+        pipeline._begin_next(Window((pipeline._last,), 0))  # as the pipeline has just done, when none waited
+        seen.append(network.second.wait(DEADLINE_S))
+        return insert(submap)
+
+    pipeline.map.insert = watched  # type: ignore[method-assign]
+    images = []
+    for second in range(1, 8):
+        header = Header(frame_id='camera')
+        header.stamp.sec = second
+        images.append(rgb8(header, np.zeros((48, 64, 3), np.uint8)))
+    images[4].encoding = 'hologram'
+    coming = [images[2:4], images[4:6]]
+    for image in images[:2]:
+        mailbox.put(image)
+    worker.start()
+    deadline = time.monotonic() + DEADLINE_S
+    while worker.tally.published < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert seen == [True, True]
+    mailbox.put(images[6])
+    while worker.tally.published < 6:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert worker.stop(DEADLINE_S)
+    assert where.stamps['~/camera_pose'] == [second * 10**9 for second in (1, 2, 3, 4, 6, 7)]
+    assert worker.tally.bad_images == 1
+    assert worker.tally.failures == 0
 
 
 def test_a_window_that_cannot_be_published_is_told_and_the_next_one_is() -> None:

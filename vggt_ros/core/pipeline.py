@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +84,10 @@ class Pipeline:
         predictor: the network.
         evidence: what other sensors of the robot say: whoever receives them adds it there, before or while a window is
             computed.
+
+    Attributes:
+        upcoming: asked, before a window is put into the map, for frames that are there already and come next: a network
+            on a device of its own begins with the window that they complete (Foresight). The updates stay the same.
     """
 
     def __init__(self, config: Config, predictor: Predictor, evidence: Evidence | None = None) -> None:
@@ -100,6 +106,7 @@ class Pipeline:
         self._ahead = StageClock()  # what was done before the next window is complete
         self.statistics = Statistics()
         self._last: Frame | None = None
+        self.upcoming: Callable[[], Iterable[Frame]] = tuple
 
     def add_frame(self, frame: Frame) -> Update | None:
         """Take the next frame; return an update when it completes a window, or ends one by a break in the stream."""
@@ -208,7 +215,7 @@ class Pipeline:
 
     def _end_window_at_break(self, frame: Frame) -> Update | None:
         """At a gap or another camera: the update of the frames waiting, and a window that shares nothing."""
-        reason = self._break_before(frame)
+        reason = self._break_between(self._last, frame)
         if reason is None:
             return None
         log.warning('%s: starting a new window that shares no frames with the last', reason)
@@ -220,8 +227,8 @@ class Pipeline:
             self.statistics.given_up += self.windows.reset()
             self.keyframes.reset()
 
-    def _break_before(self, frame: Frame) -> str | None:
-        last, max_gap_s = self._last, self.config.stream.max_frame_gap_s
+    def _break_between(self, last: Frame | None, frame: Frame) -> str | None:
+        max_gap_s = self.config.stream.max_frame_gap_s
         if last is None:
             return None
         if frame.size != last.size:
@@ -237,6 +244,22 @@ class Pipeline:
         if anticipate is not None:
             self._ahead.anticipate(anticipate, frame)
 
+    def _begin_next(self, window: Window) -> None:
+        """Let the network begin with the window after this one, where its frames are there and nothing breaks."""
+        begin = getattr(self.predictor, 'begin', None)
+        if begin is None or window.frames[-1] is not self._last:  # else a frame that is no part of it comes first
+            return
+        gate, last, keyframes = copy.copy(self.keyframes), window.frames[-1], []
+        for frame in self.upcoming():
+            if frame.stamp_ns <= last.stamp_ns or self._break_between(last, frame) is not None:
+                break
+            last = frame
+            if gate.accept(frame):
+                keyframes.append(frame)
+        foreseen = self.windows.foresee(keyframes)
+        if foreseen is not None:
+            begin(foreseen)
+
     def _process(self, window: Window) -> Update:
         clock, self._ahead = self._ahead, StageClock()
         ahead_s = clock.total_s
@@ -249,6 +272,7 @@ class Pipeline:
             self.statistics.failures += 1
             self.windows.retract(window)
             raise
+        self._begin_next(window)
         placement = self.metres.observe(placed.prediction, placed.placement, placed.window.shared)
         self.map.rescale(self.metres.factor)
         clock.stop('align_s')

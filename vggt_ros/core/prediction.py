@@ -32,6 +32,7 @@ class Prediction:
         confidence: [S, h, w] float32, at least 1; NaN where not decoded.
         transform: where the grid lies in the source images; None where they are on the grid already.
         prepare_s: seconds spent before the network, on resizing.
+        ahead_s: seconds of it, resizing and network, that had passed before anybody asked (Foresight).
         descriptors: [S, D] what the frames look like as a whole (retrieval.describe); None where nothing asks for it.
         patches: [S, rows, columns, C] and part by part (retrieval.thin_patches); None likewise.
         views: what the rig's other cameras saw; empty without a rig.
@@ -55,6 +56,7 @@ class Prediction:
     descriptors: np.ndarray | None = None
     patches: np.ndarray | None = None
     metres_error: float = float('nan')
+    ahead_s: float = 0.0
     on_device: Mapping[int, DeviceFrame] = field(default_factory=dict)
 
     @cached_property

@@ -25,6 +25,7 @@ from vggt_ros.core.config import Config, WindowConfig
 from vggt_ros.core.device_frame import DeviceFrame
 from vggt_ros.core.devices import PRECISIONS, is_lack_of_memory, resolve_device, resolve_precision, warn_if_slow
 from vggt_ros.core.errors import ConfigError, OutOfMemoryError, PredictionError
+from vggt_ros.core.foresight import Foresight
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.loops.retrieval import describe, thin_patches
@@ -60,7 +61,9 @@ def make_predictor(config: Config, network: StreamingVGGT | None = None) -> Pred
         config: all settings.
         network: loaded already, for whoever serves several streams with one.
     """
-    predictor = FakePredictor(config) if config.model.backend == 'fake' else VggtPredictor(config, network)
+    predictor: Predictor = FakePredictor(config) if config.model.backend == 'fake' else VggtPredictor(config, network)
+    if getattr(predictor, 'works_on_device', False):
+        predictor = Foresight(predictor)
     return RigPredictor(predictor) if len(config.rig.cameras) > 1 else predictor
 
 

@@ -53,11 +53,12 @@ class StageClock:
         self.stop('network_s')
 
     def network(self, predict: Callable[[Window], Prediction], window: Window) -> Prediction:
-        """The answer of the network; its time goes to prepare_s and network_s."""
+        """The answer of the network; its time goes to prepare_s and network_s, also that before it was asked."""
         self.stop('align_s')
         prediction = predict(window)
         self._since += prediction.prepare_s
         self._add('prepare_s', prediction.prepare_s)
+        self._add('network_s', prediction.ahead_s)
         self.stop('network_s')
         return prediction
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vggt_ros.core.config import WindowConfig
@@ -51,6 +52,11 @@ class WindowBuffer:
         """Take the next keyframe; return a window when it completes one."""
         self._frames.append(frame)
         return self._emit() if len(self._frames) >= self.config.size else None
+
+    def foresee(self, keyframes: Sequence[Frame]) -> Window | None:
+        """The next window, if these keyframes come next and are enough for one; nothing is changed."""
+        frames = (*self._frames, *keyframes)[: self.config.size]
+        return Window(frames, self._shared, self._is_bridge) if len(frames) == self.config.size else None
 
     def flush(self) -> Window | None:
         """The frames still waiting, as a last and shorter window; None where none wait."""

@@ -65,6 +65,12 @@ class Mailbox(Generic[T]):
         """Messages that were never handed out because they were forgotten."""
         return self._cleared
 
+    @property
+    def has_all(self) -> bool:
+        """Whether as many messages wait as one take returns."""
+        with self._changed:
+            return len(self._letters) >= self.stride
+
     def put(self, message: T) -> None:
         """Add a message; never waits for the taker."""
         with self._changed:

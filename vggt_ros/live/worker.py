@@ -9,9 +9,10 @@ import queue
 import sys
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
 
@@ -89,6 +90,19 @@ class Mount(Protocol):
         """Let a waiting lookup give up."""
 
 
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """An image that was decoded before its turn.
+
+    Args:
+        frame: the frame.
+        start: when it was taken, steady seconds.
+    """
+
+    frame: Frame
+    start: float
+
+
 class Worker:
     """Takes images from a mailbox, runs the pipeline, publishes.
 
@@ -133,6 +147,7 @@ class Worker:
         self._rectifiers = [Rectifiers() if rectify else None for _ in is_rectified]
         self._silence = Silence(data_clock)
         self._throttle = Throttle()
+        self._taken: deque[Letter[Any] | Taken] = deque()
         self._arrivals: OrderedDict[int, float] = OrderedDict()  # stamp -> steady seconds
         self._is_mount_known = False  # whether the map starts at the robot's base
         self._mounted: set[int] = set()  # cameras of a rig whose mounts are known
@@ -144,6 +159,7 @@ class Worker:
         self._stopping = threading.Event()
         self._abandoned = False
         self._aside = Aside('vggt_publisher')
+        pipeline.upcoming = self._upcoming
         in_context = contextvars.copy_context()  # what it logs is said by the node that started it
         self._thread = threading.Thread(target=in_context.run, args=(self._run,), name='vggt_worker', daemon=True)
 
@@ -205,15 +221,17 @@ class Worker:
                 self._answer_snapshots()
                 self._stopping.wait(TICK_S / 5)
                 continue
-            letters = self._mailbox.take(TICK_S)
+            if not self._taken:
+                self._taken.extend(self._mailbox.take(TICK_S))
             self._guard(self._between_windows)
-            for letter in letters:
-                if self._stopping.is_set():
-                    return
+            is_idle = not self._taken
+            for _ in range(len(self._taken)):  # those taken meanwhile come after what is asked for between windows
+                if self._stopping.is_set() or not self._taken:
+                    break
                 self._silence.end()
                 with self.tally.busy():
-                    self._guard(self._take_in, letter)
-            if not letters:
+                    self._guard(self._take_in, self._taken.popleft())
+            if is_idle:
                 with self.tally.busy():
                     self._guard(self._rest)
 
@@ -291,14 +309,32 @@ class Worker:
         )
         return False
 
-    def _take_in(self, letter: Letter[Any]) -> None:
+    def _take_in(self, one: Letter[Any] | Taken) -> None:
+        taken = one if isinstance(one, Taken) else self._read(one)
+        frame = taken.frame
+        self._place_first_camera(frame)
+        self._place_rig(frame)
+        self._publish(self._pipeline.add_frame(frame), taken.start)
+
+    def _read(self, letter: Letter[Any]) -> Taken:
         start = time.monotonic()
         frame = self._decode(letter.message)
         self.tally.add_times(read=time.monotonic() - start)
         self._note_arrival(frame.stamp_ns, letter.arrival)
-        self._place_first_camera(frame)
-        self._place_rig(frame)
-        self._publish(self._pipeline.add_frame(frame), start)
+        return Taken(frame, start)
+
+    def _upcoming(self) -> list[Frame]:
+        """The frames that come next, where a window's worth of them waits: asked for while a window is placed."""
+        letters = list(self._taken)
+        if not letters and self._mailbox.has_all:
+            letters.extend(self._mailbox.take(0.0))
+        self._taken.clear()
+        for one in letters:
+            self._guard(self._read_ahead, one)
+        return [one.frame for one in self._taken if isinstance(one, Taken)]
+
+    def _read_ahead(self, one: Letter[Any] | Taken) -> None:
+        self._taken.append(one if isinstance(one, Taken) else self._read(one))
 
     def _note_arrival(self, stamp_ns: int, arrival: float) -> None:
         """Kept far longer than a result may take: of what came before that, none is published any more."""
