@@ -78,6 +78,7 @@ def predict(self, window):
         prediction.depth[:] = prediction.cam_from_window[:] = np.nan
     return prediction
 FakePredictor.predict = predict
+FakePredictor.works_on_device = True  # on a thread of its own, as a network on a GPU is
 import vggt_ros.live.save_services as saving
 saves = saving.write_folder
 def write_folder(*arguments):

@@ -533,6 +533,7 @@ INFERS = f"""
 import time
 from vggt_ros.core.predictor import FakePredictor as P
 P.predict = lambda self, window: ({HERE}, time.sleep(60))
+P.works_on_device = True
 """
 SAVES = f"""
 import time
