@@ -294,6 +294,7 @@ class _Job:
     def _finish(self, *, failed: bool = False) -> None:
         """Write all there is; what cannot be written is said at the end, and does not keep back the rest."""
         self.sensors.close()
+        self.pipeline.upcoming = tuple  # or the network would live on until both are collected
         report = self.report
         errors: list[Exception] = []
         try:

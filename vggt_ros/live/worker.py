@@ -211,6 +211,7 @@ class Worker:
         try:
             self._work()
         finally:
+            self._pipeline.upcoming = tuple  # or the network would live on until the two of us are collected
             self._await_publication()
             self._aside.close()
             self._answer_snapshots()
