@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -272,10 +273,38 @@ def test_the_same_frames_give_the_same_map_however_long_solving_takes():
 
 
 def test_what_is_remembered_is_bounded():
-    pipeline, _ = run(Drifting(scene.walk(COUNT)), loop_max_places=5, loop_max_windows=7)
-    assert len(pipeline.back_end.loops.places) <= 5
-    assert len(pipeline.back_end.graph) == len(pipeline.map.trail.map_from_windows) == 7
+    """However long a camera goes round, no list, dict or set of the pipeline grows beyond its bound."""
+    most = 20
+    bounds = dict.fromkeys(('loop_max_places', 'map_max_submaps', 'map_max_views', 'path_max_size'), 8)
+    # voxels so large that the cloud shows little of a correction: windows leave before their points have moved
+    config = Config().with_values({'loop_max_windows': most, 'loop_min_gap': 8, 'voxel_size': 2.0, **bounds})
+    predictor = Drifting(scene.walk(5 * LAP))
+    pipeline = Pipeline(config, predictor)
+    answers = [*map(pipeline.add_frame, scene.frames_of(predictor.world_from_cams))]
+    loops = sum(update is not None and update.loop is not None for update in answers)
+    assert loops > 2 * most < pipeline.statistics.windows, 'too few to tell anything'
+    assert len(pipeline.back_end.loops.places) == 8
+    assert len(pipeline.back_end.graph) == len(pipeline.map.trail.map_from_windows) == most
     assert all(edge.i in pipeline.back_end.graph.nodes for edge in pipeline.back_end.graph.edges)
+    longest = max(sizes(pipeline).items(), key=lambda item: item[1])
+    assert longest[1] <= 2 * most, longest  # of a window its seam and a loop; all else holds less
+
+
+def sizes(root: object) -> dict[str, int]:
+    """How many things each container holds that can be reached through the attributes of our own objects."""
+    found: dict[str, int] = {}
+    waiting, seen = [('', root)], set()
+    while waiting:
+        path, one = waiting.pop()
+        if id(one) in seen or isinstance(one, (Config, Drifting)):
+            continue
+        seen.add(id(one))
+        if isinstance(one, (list, dict, set, deque)):
+            found[path] = len(one)
+            waiting += [(f'{path}[]', value) for value in (one.values() if isinstance(one, dict) else one)]
+        elif type(one).__module__.startswith('vggt'):
+            waiting += [(f'{path}.{name}', value) for name, value in vars(one).items()]
+    return found
 
 
 def test_a_place_comes_back_as_the_network_saw_it():

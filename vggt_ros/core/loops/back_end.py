@@ -72,7 +72,6 @@ class BackEnd:
         self.loops.reset()
         self.graph = PoseGraph()
         self._seams: deque[np.ndarray] = deque([np.full(7, 0.02)], maxlen=8)  # [7] deviations of the last ones
-        self.reports: list[LoopReport] = []
         self._solving = self._moving = None
         self._new: list[Candidate] = []  # closed, and not solved yet
         self._solved: list[Candidate] = []  # being solved
@@ -95,7 +94,6 @@ class BackEnd:
         if candidate is None:
             return None
         report = self._judge(candidate)
-        self.reports.append(report)
         if report.is_closed:
             self._start_solving()
         return report
@@ -237,10 +235,12 @@ class BackEnd:
 
     def _move_points(self) -> None:
         """Of the windows that have moved by half a voxel: at once where they are few, else beside the stream."""
+        # a window that has left the map moves no more, and so far it has moved by less than that
+        self._moves = {index: move for index, move in self._moves.items() if index in self._map.trail.map_from_windows}
         visible = self._visible_moves()
         if visible and not self._map.voxels.move(visible, FEW_POINTS):
             self._start_moving(visible)
-        self._forget_moves(visible)
+        self._moves = {index: move for index, move in self._moves.items() if index not in visible}
 
     def _visible_moves(self) -> dict[int, Sim3]:
         """Of windows that have moved, or whose points have, by half a voxel: the cloud shows nothing of the others."""
@@ -248,8 +248,7 @@ class BackEnd:
         assert latest is not None
         depth = latest.prediction.depth[:, ::8, ::8]
         reach = latest.placement.map_from_window.scale * float(np.nanmedian(depth))
-        places = self._map.trail.map_from_windows
-        moves = {index: move for index, move in self._moves.items() if index in places}
+        places, moves = self._map.trail.map_from_windows, self._moves
         if not moves:
             return {}
         scale = np.array([move.scale for move in moves.values()])
@@ -270,9 +269,6 @@ class BackEnd:
         self._moved_until = voxels.count
         self._moved_at = self._windows + len(voxels) // POINTS_A_WINDOW
         self._moving = self._pool.submit(voxels.snapshot(), moves)
-
-    def _forget_moves(self, moves: dict[int, Sim3]) -> None:
-        self._moves = {index: move for index, move in self._moves.items() if index not in moves}
 
     def _take_points(self) -> None:
         if self._moving is not None:
