@@ -12,7 +12,6 @@ pairs. The forms take turns window by window; time is processor time, the ratio 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.network import cpu_name
+from benchmarks.machine import commit, cpu_name
 from training.metrics import Cameras, WindowErrors, summarise, window_errors
 from training.windows import HELD_BACK_SEED, make_window
 from vggt import VGGT, StreamingVGGT, load_vggt
@@ -133,10 +132,9 @@ def main() -> None:
         for name, (cameras, seconds) in found.items():
             tallies[name].seconds += seconds
             compare(tallies[name], cameras, truth, found['exact'][0])
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
     print(
         f'{arguments.model}, {arguments.scenes} held-back windows of {arguments.frames}, {cpu_name()}, 1 thread, '
-        f'torch {torch.__version__}, commit {commit.stdout.strip()}\n\n{table(tallies)}'
+        f'torch {torch.__version__}, commit {commit()}\n\n{table(tallies)}'
     )
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_windows import synchronise
-from benchmarks.network import cpu_name
+from benchmarks.machine import commit, name_of
 from benchmarks.streaming import make_network
 from vggt import StreamingVGGT, VGGTOutput
 from vggt.preprocessing import resize_keeping_aspect, scale_pixels
@@ -48,11 +47,10 @@ def main() -> None:
     parser.add_argument('--frames', type=int, default=64, help='of the stream')
     parser.add_argument('--quick', action='store_true', help='nano, a small grid and few frames: to try the command')
     arguments = parser.parse_args()
-    device, commit = torch.device(arguments.device), ['git', 'rev-parse', '--short', 'HEAD']
+    device = torch.device(arguments.device)
     is_gpu = device.type == 'cuda'
-    where = torch.cuda.get_device_name(device) if is_gpu else cpu_name()
-    told = subprocess.run(commit, cwd=ROOT, capture_output=True, text=True).stdout.strip() or 'unknown'
-    print(f'{where}, torch {torch.__version__}, commit {told}, {torch.get_num_threads()} threads')
+    where = name_of(arguments.device)
+    print(f'{where}, torch {torch.__version__}, commit {commit()}, {torch.get_num_threads()} threads')
     inputs(device, 5 if arguments.quick else 30)
     begin = time.perf_counter()
     name, dtype = ('nano', torch.float32) if arguments.quick else ('1b', torch.bfloat16)

@@ -21,14 +21,13 @@ import dataclasses
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from pathlib import Path
 
-from benchmarks.network import cpu_name
+from benchmarks.machine import commit, cpu_name
 from vggt_ros.dds import free_domain, stay_on_this_machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,13 +97,12 @@ def main() -> int:
                     f'| {row.name} | {len(tries)} | {sees} | {row.takes} | {lost} | '
                     f'{statistics.median(recover):.2f}, {max(recover):.2f} | `{row.make.__name__}` |'
                 )
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
     tried = [one for several in outcomes.values() for one in several]
     print(
         f'\n{len(tried)} tries of {len(rows)} faults, {sum(one.sent for one in tried)} good frames, '
         f'{sum(one.skipped for one in tried)} passed over, {sum(one.lost for one in tried)} lost, '
         f'{sum(len(one.wrong) for one in tried)} wrong results, {failed} failed, '
-        f'tracebacks in the log: {"yes" if crashed else "none"}; {cpu_name()}, commit {commit.stdout.strip()}'
+        f'tracebacks in the log: {"yes" if crashed else "none"}; {cpu_name()}, commit {commit()}'
     )
     return int(failed > 0 or crashed)
 

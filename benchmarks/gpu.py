@@ -63,7 +63,7 @@ from benchmarks.gpu_windows import (
     synchronise,
     timed,
 )
-from benchmarks.network import cpu_name
+from benchmarks.machine import commit, name_of
 from benchmarks.streaming import fit, resident_mb
 from vggt import StreamingVGGT, load_vggt
 from vggt_ros.clouds import lift, pack_planes
@@ -198,15 +198,11 @@ def parse(parts: list[str]) -> argparse.Namespace:
 
 def headline(arguments: argparse.Namespace) -> str:
     """What runs where."""
-    commit = 'unknown'  # a copy without its history, or a machine without git
-    with suppress(OSError, subprocess.CalledProcessError):
-        command = ['git', 'rev-parse', '--short', 'HEAD']
-        commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    where = torch.cuda.get_device_name() if arguments.device.startswith('cuda') else cpu_name()
+    where = name_of(arguments.device)
     name = arguments.model + (f' of {arguments.blocks} blocks of each kind' if arguments.blocks else '')
     return (
         f'{name}, {where}, {torch.get_num_threads()} threads, torch {torch.__version__}, '
-        f'Python {platform.python_version()}, commit {commit}'
+        f'Python {platform.python_version()}, commit {commit()}'
     )
 
 

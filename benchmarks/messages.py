@@ -16,7 +16,6 @@ import array
 import json
 import statistics
 import struct
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.network import cpu_name
+from benchmarks.machine import commit, cpu_name
 from vggt_ros.clouds import lift, voxel_points
 from vggt_ros.core.memory import keep_freed_memory
 from vggt_ros.decode import decode_image
@@ -196,12 +195,11 @@ def main() -> None:
     if not arguments.default_malloc:
         keep_freed_memory()  # as the node and the command line do
     results = [measure(case, arguments.rounds) for case in cases(arguments.height, arguments.width)]
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
     if arguments.json:
-        print(json.dumps({'machine': cpu_name(), 'commit': commit.stdout.strip(), 'conversions': results}))
+        print(json.dumps({'machine': cpu_name(), 'commit': commit(), 'conversions': results}))
         return
     print(
-        f'{arguments.width}x{arguments.height}, {cpu_name()}, commit {commit.stdout.strip()}, processor time, '
+        f'{arguments.width}x{arguments.height}, {cpu_name()}, commit {commit()}, processor time, '
         f'median of {arguments.rounds}\n\n{table(results)}'
     )
 

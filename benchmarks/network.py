@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.forms import PARTS, Workload, build, groups
+from benchmarks.machine import commit, name_of
 from benchmarks.meter import Meter, make_counter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,20 +111,12 @@ def measure(arguments: argparse.Namespace, workload: Workload) -> None:
 
 def headline(workload: Workload, threads: int, repeats: int) -> str:
     """What a reader needs to repeat the run."""
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
-    where = torch.cuda.get_device_name() if workload.device.startswith('cuda') else cpu_name()
+    where = name_of(workload.device)
     return (
         f'{workload.model}, S={workload.frames} stride {workload.stride}, H={workload.height} W={workload.width}, '
-        f'{workload.dtype}, {where}, {threads} threads, torch {torch.__version__}, commit {commit.stdout.strip()}, '
+        f'{workload.dtype}, {where}, {threads} threads, torch {torch.__version__}, commit {commit()}, '
         f'median of {repeats}'
     )
-
-
-def cpu_name() -> str:
-    """As Linux reports it."""
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
 
 
 def table(result: dict[str, Any]) -> str:

@@ -31,8 +31,8 @@ import numpy as np
 
 import vggt_ros.core.predictor
 import vggt_ros.recorded.images
-from benchmarks.network import cpu_name
-from benchmarks.pipeline import IMAGE, ROOT, Listener, _commit, _message, _publisher, _wait
+from benchmarks.machine import commit, cpu_name
+from benchmarks.pipeline import IMAGE, ROOT, Listener, image_message, image_publisher, wait_for
 from vggt_ros.aside import Aside
 from vggt_ros.core.config import Config
 from vggt_ros.core.prediction import Prediction
@@ -120,16 +120,16 @@ def listen(form: str, window_ms: float) -> None:
 
     rclpy.init()
     node = rclpy.create_node('benchmark')
-    listener, publisher = Listener(node, is_raw=True), _publisher(node)
+    listener, publisher = Listener(node, is_raw=True), image_publisher(node)
     spinning = threading.Thread(target=rclpy.spin, args=(node,))
     spinning.start()
     command = [sys.executable, '-m', 'benchmarks.overlap', '--serve', form, str(window_ms)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait(publisher.get_subscription_count, process)
-        _wait(lambda: all(node.count_publishers(one.topic_name) for one in listener.subscriptions), process)
+        wait_for(publisher.get_subscription_count, process)
+        wait_for(lambda: all(node.count_publishers(one.topic_name) for one in listener.subscriptions), process)
         size = argparse.Namespace(height=SIZE[0], width=SIZE[1])
-        messages = [_message(size, 0, seed) for seed in range(8)]
+        messages = [image_message(size, 0, seed) for seed in range(8)]
         begin, i = time.monotonic(), 0
         while time.monotonic() < begin + WARM_UP_S + SECONDS:
             message: Any = messages[i % 8]
@@ -184,7 +184,7 @@ def main() -> None:
         command = [sys.executable, '-m', 'benchmarks.overlap', '--run', form, str(ms)]
         return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()[-1])
 
-    print(f'{cpu_name()}, {os.cpu_count()} cores, commit {_commit()}, {arguments.rounds} rounds')
+    print(f'{cpu_name()}, {os.cpu_count()} cores, commit {commit()}, {arguments.rounds} rounds')
     for name, rate in (('run', offline), ('node', node_rate)):
         print(f'\n{name}: new frames a second\n')
         print('| window [ms] | one by one | aside | foreseen | ratio | of the rounds | bound |')

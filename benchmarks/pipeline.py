@@ -35,8 +35,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.machine import commit, cpu_name
 from benchmarks.messages import by_bytes, cloud_by_points, processor_seconds, raw_image, swapped_by_copies
-from benchmarks.network import cpu_name
 from vggt_ros.core.memory import keep_freed_memory
 from vggt_ros.dds import free_domain, stay_on_this_machine
 from vggt_ros.results.report import STAGES
@@ -136,13 +136,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     rclpy.init()
     node = rclpy.create_node('benchmark')
     listener = Listener(node, is_raw=not arguments.deserialise)
-    publisher = _publisher(node)
+    publisher = image_publisher(node)
     threading.Thread(target=rclpy.spin, args=(node,), daemon=True).start()
     with running_node(arguments) as process:
-        _wait(lambda: publisher.get_subscription_count(), process)
-        _wait(lambda: all(node.count_publishers(one.topic_name) for one in listener.subscriptions), process)
+        wait_for(lambda: publisher.get_subscription_count(), process)
+        wait_for(lambda: all(node.count_publishers(one.topic_name) for one in listener.subscriptions), process)
         time.sleep(1.0)  # matched at the far ends too
-        _wait(lambda: _send_first(publisher, arguments, listener), process)
+        wait_for(lambda: _send_first(publisher, arguments, listener), process)
         listener.stages.clear()
         sent, seconds, shares = _send(publisher, process.pid, arguments)
         time.sleep(1.0)
@@ -166,7 +166,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         'usual_ms_per_image': usual_ms(arguments),
         'size': [arguments.width, arguments.height],
         'machine': cpu_name(),
-        'commit': _commit(),
+        'commit': commit(),
     }
 
 
@@ -189,23 +189,24 @@ def running_node(arguments: argparse.Namespace) -> Iterator[subprocess.Popen[byt
                 sys.stderr.buffer.write(log.read())
 
 
-def _publisher(node: Any) -> Any:
+def image_publisher(node: Any) -> Any:
+    """Of the images that the node takes."""
     from rclpy.qos import QoSProfile
     from sensor_msgs.msg import Image
 
-    return node.create_publisher(Image, IMAGE, QoSProfile(depth=10))
+    return node.createimage_publisher(Image, IMAGE, QoSProfile(depth=10))
 
 
 def _send_first(publisher: Any, arguments: argparse.Namespace, listener: Listener) -> bool:
     """Images one by one until results come: the node waits for a calibration first."""
-    publisher.publish(_message(arguments, time.time_ns()))
+    publisher.publish(image_message(arguments, time.time_ns()))
     time.sleep(0.1)
     return len(listener.arrivals) > int(PARAMETERS['window_size'])
 
 
 def _send(publisher: Any, pid: int, arguments: argparse.Namespace) -> tuple[dict[int, float], float, dict[str, float]]:
     """Publish at the rate; stamps with steady seconds, seconds in all, percent of a core of the two processes."""
-    messages = [_message(arguments, 0, seed) for seed in range(8)]
+    messages = [image_message(arguments, 0, seed) for seed in range(8)]
     sent: dict[int, float] = {}
     pids = {'node': pid, 'here': os.getpid()}
     begin, used = time.monotonic(), {name: _processor_seconds_of(one) for name, one in pids.items()}
@@ -220,7 +221,8 @@ def _send(publisher: Any, pid: int, arguments: argparse.Namespace) -> tuple[dict
     return sent, seconds, shares
 
 
-def _message(arguments: argparse.Namespace, stamp_ns: int, seed: int = 0) -> Any:
+def image_message(arguments: argparse.Namespace, stamp_ns: int, seed: int = 0) -> Any:
+    """Noise of `height` and `width`."""
     from sensor_msgs.msg import Image
 
     shape = (arguments.height, arguments.width, 3)
@@ -257,17 +259,13 @@ def _processor_seconds_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
-def _wait(is_true: Any, process: subprocess.Popen[bytes]) -> None:
+def wait_for(is_true: Any, process: subprocess.Popen[bytes]) -> None:
+    """Until it is; SystemExit where the process ends before, or it takes too long."""
     deadline = time.monotonic() + DEADLINE_S
     while not is_true():
         if process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit('the node did not come up, or answers nothing; --log shows what it said')
         time.sleep(0.05)
-
-
-def _commit() -> str:
-    done = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.network import cpu_name
+from benchmarks.machine import commit, cpu_name
 from vggt_ros.dds import free_domain, stay_on_this_machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,8 +72,7 @@ def main() -> None:
             f'| {name} | {statistics.median(walls):.2f} ({min(walls):.2f} to {max(walls):.2f}) | '
             f'{statistics.median(processors):.2f} ({min(processors):.2f} to {max(processors):.2f}) |', flush=True,
         )  # fmt: skip
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
-    print(f'\nmedian of {repeats}, {cpu_name()}, {os.cpu_count()} cores, commit {commit.stdout.strip()}')
+    print(f'\nmedian of {repeats}, {cpu_name()}, {os.cpu_count()} cores, commit {commit()}')
 
 
 if __name__ == '__main__':

@@ -32,7 +32,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.network import cpu_name
+from benchmarks.machine import commit, cpu_name
 from vggt_ros.dds import free_domain, stay_on_this_machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -252,12 +252,11 @@ def main() -> None:
 
         samples = soak(arguments.seconds, arguments.rate, arguments.model, arguments.every, tell=tell)
     summary = summarise(samples)
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
     sent, came = sum(one.images for one in samples), sum(one.results for one in samples)
     share = (samples[-1].processor_s - samples[0].processor_s) / (samples[-1].at_s - samples[0].at_s)
     print(
         f'{arguments.model}, {arguments.rate:g} images a second for {samples[-1].at_s:.0f} s: {sent} sent, {came} came '
-        f'back; {share:.2f} of a core; {cpu_name()}, commit {commit.stdout.strip()}\n'
+        f'back; {share:.2f} of a core; {cpu_name()}, commit {commit()}\n'
     )
     print('| figure | first third over | end | largest | slope an hour | twice its error |')
     print('| --- | --- | --- | --- | --- | --- |')

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,8 +29,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.forms import fill
+from benchmarks.machine import commit, name_of
 from benchmarks.meter import Operations
-from benchmarks.network import cpu_name
 from vggt import VGGT, StreamingVGGT, VGGTConfig, VGGTOutput, load_vggt
 from vggt_ros.core.memory import keep_freed_memory
 
@@ -57,11 +56,10 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     name = arguments.model + (f' of {arguments.blocks} blocks of each kind' if arguments.blocks else '')
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
-    where = torch.cuda.get_device_name() if arguments.device.startswith('cuda') else cpu_name()
+    where = name_of(arguments.device)
     print(
         f'{name}, H={arguments.height} W={arguments.width}, {arguments.dtype}, {where}, {arguments.threads} '
-        f'threads, torch {torch.__version__}, commit {commit.stdout.strip()}, median of {arguments.repeats}\n'
+        f'threads, torch {torch.__version__}, commit {commit()}, median of {arguments.repeats}\n'
     )
     if arguments.frames:
         soak(arguments)

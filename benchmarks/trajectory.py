@@ -24,7 +24,6 @@ import dataclasses
 import json
 import logging
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,8 +33,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.machine import commit, cpu_name
 from benchmarks.metric import SOURCES, run_metric
-from benchmarks.network import cpu_name
 from benchmarks.simulated import Errors, Looks, RgbdSequence, SimulatedPredictor, shared_view, trajectory_of
 from vggt_ros.core.config import Config
 from vggt_ros.core.errors import SourceError, VggtRosError
@@ -193,9 +192,8 @@ def load(folder: Path) -> RgbdSequence:
 
 def headline(errors: Sequence[str]) -> str:
     """What a reader needs to repeat the run."""
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
     return (
-        f'{cpu_name()}, commit {commit.stdout.strip()}, errors: {", ".join(errors)}; '
+        f'{cpu_name()}, commit {commit()}, errors: {", ".join(errors)}; '
         'ATE in metres, rms, Sim(3) unless said otherwise'
     )
 
