@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from noise_stream import STRIDE, assert_same, predictions_of, windows_of
 from vggt import StreamingVGGT, load_vggt
 from vggt.preprocessing import resize_keeping_aspect
 from vggt_ros.core.config import Config
+from vggt_ros.core.foresight import Foresight
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import VggtPredictor
 from vggt_ros.core.shared_network import SharedNetwork
@@ -49,6 +51,29 @@ def test_a_stream_gives_the_same_results_either_way(
     assert_same(found[True], found[False], ROUNDING[device])
     assert (found[True][0].descriptors is not None) == closure
     assert all(len(one.on_device) >= STRIDE for one in found[True])
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_clouds_are_the_same_while_the_network_is_at_the_next_window(
+    networks: dict[str, StreamingVGGT], device: str
+) -> None:
+    def clouds_of(prediction: Prediction) -> np.ndarray:
+        return np.stack([frame.packed(prediction.K[i]) for i, frame in sorted(prediction.on_device.items())])
+
+    windows, config = windows_of(8), config_of(loop_closure=False)
+    asked, ahead = (VggtPredictor(config, networks[device]) for _ in range(2))
+    asked.works_on_device = ahead.works_on_device = True
+    expected = predictions_of(asked, windows)
+    foresight, found, clouds = Foresight(ahead), [], []
+    for window, coming in pairwise((*windows, None)):
+        found.append(foresight.predict(window))
+        if coming is not None:
+            foresight.begin(coming)
+        clouds.append(clouds_of(found[-1]))
+    assert_same(found, expected, ROUNDING[device])
+    for cloud, prediction in zip(clouds, expected, strict=True):
+        np.testing.assert_allclose(cloud[..., :3], clouds_of(prediction)[..., :3], rtol=ROUNDING[device])
+        np.testing.assert_array_equal(cloud[..., 3].view(np.uint32), clouds_of(prediction)[..., 3].view(np.uint32))
 
 
 @GPU
