@@ -140,6 +140,7 @@ def node_arguments(share: Path) -> list[Argument]:
         Argument('params_file', str(share / 'config/vggt.yaml'), 'parameter file; launch arguments win over it'),
         Argument('use_sim_time', 'false', 'take the time from /clock, as when a bag is played with --clock'),
         Argument('autostart', 'true', 'configure and activate at once; false leaves that to a lifecycle manager'),
+        Argument('respawn', 'false', 'start the node again within a second or two wherever it ends by an error'),
         Argument('rviz', 'false', 'show the results in RViz'),
         Argument('rviz_config', str(share / 'rviz/vggt.rviz'), 'RViz configuration'),
         Argument('rviz_frame', '', 'fixed frame of RViz; empty takes odom_frame'),
@@ -198,6 +199,7 @@ def vggt(given: Given) -> list[Any]:
         namespace=given['namespace'],
         parameters=parameters_of(given),
         remappings=given.remappings(),
+        arguments=['--respawn'] if given.is_true('respawn') else None,
         sigterm_timeout=STOP_S,
     )
     return [node, rviz(given)] if given.is_true('rviz') else [node]

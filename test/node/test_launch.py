@@ -182,6 +182,11 @@ def test_nothing_given_leaves_all_to_the_parameter_file(load: Callable[[str], Mo
     assert node.parameters[-1] == {'use_sim_time': False, 'autostart': True}
 
 
+def test_a_node_can_be_asked_to_come_back(load: Callable[[str], ModuleType]) -> None:
+    assert node_of(start(load('vggt.launch.py'), respawn='true')).arguments == ['--respawn']
+    assert not node_of(start(load('vggt.launch.py'))).arguments
+
+
 def test_launch_waits_longer_for_the_end_than_the_node_does_for_its_window(load: Callable[[str], ModuleType]) -> None:
     (node,) = start(load('vggt.launch.py'))
     assert float(node.sigterm_timeout) > STOP_S
