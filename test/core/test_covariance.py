@@ -19,6 +19,10 @@ from vggt_ros.core.covariance import (
     CameraNoise,
     Joint,
     Uncertainty,
+    doubted,
+    held,
+    loop_drift,
+    measure_joint,
     move_covariance,
     nees,
 )
@@ -196,6 +200,101 @@ def test_worse_seams_weigh_more():
     assert (variances[2][:3] > 0.9 * depth**2).all()  # it may have gone as far as it sees
 
 
+def test_what_nothing_tells_is_as_far_as_the_camera_sees_and_what_is_doubted_a_tenth_of_it():
+    for covariance, deviations in (
+        (held(3.0), [3.0] * 3 + [np.radians(30)] * 3 + [np.log(2)]),
+        (doubted(3.0), [0.3] * 3 + [np.radians(10)] * 3 + [0.1]),
+    ):
+        np.testing.assert_allclose(covariance, np.diag(np.square(deviations)), rtol=1e-12)
+
+
+def test_frames_of_a_first_window_err_as_their_cameras_and_by_the_swing_of_the_first():
+    """By hand: 0.3 degrees and 1 % of the window's extent a camera, shared out over three axes."""
+    first = submap_of(SeamStatus.FIRST)
+    poses = first.placement.map_from_window.transform_pose(first.prediction.window_from_cam)
+    said = Uncertainty(4, 100).place(first, None, poses)
+    centres = poses[:, :3, 3]
+    apart = max(np.linalg.norm(a - b) for a in centres for b in centres)
+    extent = np.hypot(apart, 0.03 * 0.5 * np.median(first.prediction.depth[:, ::8, ::8]))
+    own = np.diag([(0.01 * extent) ** 2 / 3] * 3 + [np.radians(0.3) ** 2 / 3] * 3)
+    np.testing.assert_array_equal(said[0].pose, START[:6, :6])
+    np.testing.assert_array_equal(said[0].step, LOST)
+    for i in (1, 2, 3):
+        expected = START[:6, :6] + own + move_covariance(own, centres[i] - centres[0])
+        np.testing.assert_allclose(said[i].pose, expected, rtol=1e-6, atol=1e-14)
+        expected = own + move_covariance(own, centres[i] - centres[i - 1])
+        np.testing.assert_allclose(said[i].step, expected, rtol=1e-6, atol=1e-14)
+
+
+def windows_that_differ(depths=(0.1, -0.1)) -> tuple[Submap, Submap]:
+    """Four frames each, two of them shared: the later window is turned by a degree, shifted, and larger by half."""
+    stamps = [scene.START_NS + i * scene.FRAME_NS for i in range(6)]
+    then = scene.predict_truth(scene.walk(6)[:4], Sim3.identity(), stamps[:4])
+    now = scene.predict_truth(scene.walk(6)[2:], Sim3.identity(), stamps[2:])
+    factors = np.exp([*depths, 0.0, 0.0]).astype(np.float32)
+    now = dataclasses.replace(now, depth=now.depth * factors[:, None, None])
+    turn = Rotation.from_euler('z', 1.0, degrees=True).as_matrix()
+    return (
+        Submap(then, Placement(Sim3.identity(), Seam(SeamStatus.FIRST))),
+        Submap(now, Placement(Sim3(1.5, turn, np.array([0.1, 0.0, -0.2])), Seam(SeamStatus.ALIGNED)), 2),
+    )
+
+
+def test_a_joint_is_measured_on_the_frames_that_both_windows_hold():
+    then, now = windows_that_differ()
+    joint = measure_joint(now, then, 0.7, 4)
+    centres = scene.walk(6)[:, :3, 3]
+    moved = now.placement.map_from_window.transform_points(centres[2:4])
+    assert joint.stamps_ns == joint.depth_stamps_ns == now.prediction.stamps_ns[:2]
+    np.testing.assert_allclose(joint.centre, centres[2:4].mean(axis=0))
+    assert joint.turn_squares == pytest.approx(2 * np.radians(1.0) ** 2)
+    assert joint.shift_squares == pytest.approx(np.square(moved - centres[2:4]).sum())
+    assert joint.depth_squares == pytest.approx(2 * 0.1**2, rel=1e-4)  # about the mean, whatever the scales are
+    apart = max(np.linalg.norm(a - b) for a in centres[:4] for b in centres[:4])
+    depth = np.median(then.prediction.depth[:, ::8, ::8])
+    assert (joint.extent, joint.extent_before) == (0.7, pytest.approx(np.hypot(apart, 0.03 * depth)))
+    newest = measure_joint(now, then, 0.7, 1)
+    assert newest.stamps_ns == joint.stamps_ns
+    assert newest.depth_stamps_ns == joint.stamps_ns[1:]  # of the depth only the newest are compared
+
+
+def test_frames_without_a_pose_join_nothing():
+    then, now = windows_that_differ()
+    poses = now.prediction.cam_from_window.copy()
+    poses[0] = np.nan
+    one = dataclasses.replace(now, prediction=dataclasses.replace(now.prediction, cam_from_window=poses))
+    assert measure_joint(one, then, 0.7, 4).stamps_ns == now.prediction.stamps_ns[1:2]
+    poses = then.prediction.cam_from_window.copy()
+    poses[3] = np.nan
+    other = dataclasses.replace(then, prediction=dataclasses.replace(then.prediction, cam_from_window=poses))
+    assert measure_joint(one, other, 0.7, 4) is None
+    blind = dataclasses.replace(now.prediction, depth=np.full_like(now.prediction.depth, np.nan))
+    joint = measure_joint(dataclasses.replace(now, prediction=blind), then, 0.7, 4)
+    assert (joint.count, joint.depth_count, joint.depth_squares) == (2, 0, 0.0)
+
+
+def test_a_loop_errs_by_both_its_joints_the_first_swung_to_the_second():
+    then, now = windows_that_differ()
+    later = Submap(now.prediction, now.placement)  # all four frames are shared with the window between
+    drift = loop_drift(then, now, later, 4)
+    extent = measure_joint(now, then, 1.0, 4).extent_before
+    poses = now.placement.map_from_window.transform_pose(now.prediction.window_from_cam)
+    apart = max(np.linalg.norm(a - b) for a in poses[:, :3, 3] for b in poses[:, :3, 3])
+    wide = np.hypot(apart, 0.03 * 1.5 * now.prediction.median_depth)
+    first, second = measure_joint(now, then, wide, 4), measure_joint(later, now, wide, 4)
+    assert second.extent_before == pytest.approx(wide)
+    assert extent == first.extent_before
+    np.testing.assert_allclose(drift.place, second.centre)
+    expected = move_covariance(first.of_noise(), second.centre - first.centre) + second.of_noise()
+    np.testing.assert_allclose(drift.of_noise, expected)
+    assert not drift.fixed.any()
+    few = loop_drift(then, now, later, 1)  # depth of one frame tells the scale: four times as badly at the second joint
+    assert few.of_noise[2, 6, 6] == pytest.approx(2 * 1.2 * (1 + 1))
+    assert drift.of_noise[2, 6, 6] == pytest.approx(2 * 1.2 * (1 / 2 + 1 / 4))
+    stranger = scene.predict_truth(scene.walk(2), Sim3.identity(), [1, 2])
+    assert loop_drift(Submap(stranger, now.placement), now, later, 4) is None
+
+
 def joint_of(stamps_ns: tuple[int, ...], squares: float, count: int = 4) -> Joint:
     return Joint(stamps_ns, np.zeros(3), squares, squares, stamps_ns, squares, 1.0, 1.0)
 
@@ -220,6 +319,24 @@ def test_cameras_in_two_seams_cancel():
     assert through[3, 3] < 0.6 * (joint.of_noise()[0] * 2)[3, 3]
     assert np.all(np.diag(through) >= 0)
     assert not joint.echo(joint_of((5, 6), 0.0)).any()
+
+
+def test_a_joint_errs_as_the_means_of_two_windows_and_shares_with_the_last_what_the_window_between_has():
+    joint = Joint((1, 2, 3, 4), np.zeros(3), 0.0, 0.0, (2, 3, 4), 0.0, 3.0, 2.0)
+    turn, shift, depth = (np.diag(one) for one in joint.of_noise())
+    np.testing.assert_allclose(turn, [0, 0, 0] + [1.1 * 2 / 4] * 3 + [0])  # 1.1: robust means are a little worse
+    np.testing.assert_allclose(shift, [1.1 * (9 + 4) / 4] * 3 + [0] * 4)
+    np.testing.assert_allclose(depth, [0] * 6 + [1.2 * 2 / 3])  # 1.2: and so are medians
+    pair = Joint((1, 2), np.zeros(3), 0.0, 0.0, (), 0.0, 3.0, 2.0)
+    np.testing.assert_allclose(pair.of_noise()[:, 5, 5], [1.0, 0, 0])  # a mean of two is as good as it can be
+    np.testing.assert_allclose(pair.of_noise()[:, 6, 6], [0, 0, 2.4])
+    last = Joint((3, 4, 5), np.zeros(3), 0.0, 0.0, (4, 5), 0.0, 9.0, 9.0)
+    turn, shift, depth = (np.diag(one) for one in joint.echo(last))
+    both = 2 / (4 * 3)  # two cameras are in both means, of four and of three
+    np.testing.assert_allclose(turn, [0, 0, 0] + [2 * both] * 3 + [0])
+    np.testing.assert_allclose(shift, [2 * both * 2.0**2] * 3 + [0] * 4)
+    np.testing.assert_allclose(depth, [0] * 6 + [2 * 1 / (3 * 2)])
+    assert not pair.echo(pair)[2].any()
 
 
 def test_lost_and_start_are_what_consumers_read():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from vggt_ros.core.planner import (
     rehearse,
     window_bytes,
     window_operations,
+    windows_together,
 )
 from vggt_ros.core.predictor import VggtPredictor, load_network
 
@@ -49,6 +52,52 @@ def test_the_estimate_of_memory_is_good_to_a_factor_of_two(name, size, dtype, me
     assert 0.5 < window_bytes(network, 8, size, dtype, chunk=2) / measured < 2
 
 
+@pytest.mark.parametrize(
+    'frames, dtype, chunk, expected',
+    [
+        (8, BFLOAT16, 2, 272_891_904 + 623_788_032 + 150_994_944),  # layers kept, maps of two frames, kernels
+        (8, BFLOAT16, 1, 272_891_904 + 341_114_880 + 150_994_944),  # the widest block is more than maps of one
+        (8, torch.float32, 1, 272_891_904 + 545_783_808 + 150_994_944),
+        (1, BFLOAT16, 8, 34_111_488 + 311_894_016 + 150_994_944),  # of one frame there are maps of one
+    ],
+)
+def test_the_estimate_of_memory_is_the_sum_of_what_is_counted(frames, dtype, chunk, expected):
+    """By hand: 1041 tokens a frame of 1024 numbers, four layers kept at twice that, maps of 128 at 392x518."""
+    assert window_bytes(RELEASED, frames, SIZE, dtype, chunk) == expected
+
+
+def test_a_network_without_a_depth_head_needs_no_maps():
+    assert window_bytes(RELEASED.with_heads(['camera']), 8, SIZE, BFLOAT16, 2) == 68_222_976 + 341_114_880 + 150_994_944
+
+
+def test_operations_are_the_sum_of_what_is_counted():
+    def blocks(tokens):  # 24 of them: 24 d^2 a token for the products with weights, 4 d a pair of tokens
+        return 24 * (24 * 1024**2 * tokens + 4 * 1024 * tokens**2)
+
+    all_decoded = blocks(1041) + 8 * blocks(1041) + blocks(8 * 1041) + 8 * 0.22e12
+    assert window_operations(RELEASED, ASKED, SIZE, 4) == pytest.approx(all_decoded, rel=1e-12)
+    assert window_operations(RELEASED, ASKED, SIZE, 9) == pytest.approx(
+        all_decoded, rel=1e-12
+    )  # no more than there are
+    tokens = 14 * 18 + 5
+    bare = dataclasses.replace(RELEASED, backbone=None)
+    few = 4 * blocks(tokens) + blocks(4 * tokens) + 3 * 0.22e12 / 4 * (196 * 252) / (196 * 259)
+    assert window_operations(bare, WindowConfig(4, 1), (196, 252), 2) == pytest.approx(few, rel=1e-12)
+    headless = window_operations(RELEASED.with_heads(['camera']), ASKED, SIZE, 4)
+    assert headless == pytest.approx(all_decoded - 8 * 0.22e12, rel=1e-12)
+
+
+@pytest.mark.parametrize('room, expected', [(None, 1), (1.99, 1), (2.01, 2), (2.99, 2), (9.0, 4)])
+def test_as_many_windows_go_together_as_memory_holds(room, expected):
+    free = None
+    if room is not None:
+        whole, more = math.floor(room), room % 1
+        need = window_bytes(RELEASED, 8 * whole, SIZE, BFLOAT16, 2)
+        beyond = window_bytes(RELEASED, 8 * (whole + 1), SIZE, BFLOAT16, 2)
+        free = int((need + more * (beyond - need)) / 0.8)
+    assert windows_together(RELEASED, 8, SIZE, BFLOAT16, 2, free, 4) == expected
+
+
 def test_what_was_asked_for_is_taken_where_it_fits():
     plan = plan_windows(ASKED, RELEASED, [SIZE], BFLOAT16, 8 * 2**30)
     assert plan.window == ASKED
@@ -63,6 +112,8 @@ def test_windows_are_the_largest_that_fit(free_mb):
     assert frames == 2 or window_bytes(RELEASED, frames, SIZE, BFLOAT16, plan.chunk) <= 0.8 * free
     if frames < ASKED.size:
         assert window_bytes(RELEASED, frames + 1, SIZE, BFLOAT16, plan.chunk) > 0.8 * free
+        need = window_bytes(RELEASED, 8, SIZE, BFLOAT16, plan.chunk)
+        assert f'would need {need / 2**30:.1f} of {free / 2**30:.1f} GiB free' in plan.reason
         assert 'input_width' in plan.reason
         assert plan.window.stride <= frames // 2 or frames == 1
 
@@ -217,6 +268,13 @@ def test_one_slow_window_changes_nothing():
     keeper = LatencyKeeper(ASKED)
     seconds = [0.05, 0.05, 0.9, 0.05, 0.05, 0.05]
     assert all(keeper.observe(one, ASKED, 0.08) == ASKED for one in seconds)
+
+
+def test_three_slow_windows_after_any_number_of_good_ones_are_enough():
+    keeper = LatencyKeeper(ASKED)
+    assert all(keeper.observe(0.07, ASKED, 0.08) == ASKED for _ in range(20))
+    sizes = [keeper.observe(0.09, ASKED, 0.08) for _ in range(3)]
+    assert WindowConfig(8, 2) in sizes
 
 
 def test_windows_grow_back_to_what_was_asked_for_and_rest_there():
