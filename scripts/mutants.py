@@ -11,9 +11,9 @@ code stands in mutants.toml with its reason, and is left out. What is decorated 
     python scripts/mutants.py --total 200           200 of all files together, any mutant as likely as any other
     python scripts/mutants.py vggt_ros/decode.py    one file; its survivors as diffs
 
-Most of the time goes into survivors, which all tests that reach the function have to run. --seconds 20 leaves out those
-beyond the fastest 20 s of each function: tests left out can only make survivors of what would be noticed, so the share
-is then a lower bound.
+Most of the time goes into survivors, which all tests that reach the function have to run. --seconds 20 keeps 20 s of
+tests for each function, those in the file named after its module first, then the fastest: tests left out can only make
+survivors of what would be noticed, so the share is then a lower bound.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('files', nargs='*', metavar='FILE', help='default: all that pyproject.toml names')
     parser.add_argument('--sample', type=int, default=50, metavar='N', help='mutants of each file; 0 is all (50)')
     parser.add_argument('--total', type=int, default=0, metavar='N', help='mutants of all files together, not of each')
-    parser.add_argument('--seconds', type=float, default=math.inf, help='of tests by function, fastest first (all)')
+    parser.add_argument('--seconds', type=float, default=math.inf, help='of tests for each function (all)')
     parser.add_argument('--seed', type=int, default=9, help='of the sample (9)')
     parser.add_argument('--children', type=int, default=2, help='mutants run at once (2)')
     parser.add_argument('--again', action='store_true', help='run what an earlier call has run already, too')
@@ -122,7 +122,10 @@ def _mutmut(names: Iterable[str], children: int) -> None:
 
 
 def _leave_out_slow_tests(seconds: float) -> None:
-    """Of the tests that mutmut found to reach a function, keep the fastest that take this long together."""
+    """Of the tests that mutmut found to reach a function, keep the first that take this long together.
+
+    Those in the file named after the module come first, and of each kind the fastest.
+    """
     found = Path('mutants/mutmut-stats.json')
     every = Path('mutants/every-test.json')  # what an earlier call has left out
     stats = json.loads(found.read_text())
@@ -132,12 +135,18 @@ def _leave_out_slow_tests(seconds: float) -> None:
         reaching.setdefault(name, set()).update(one for one in tests if one in took)
     every.write_text(json.dumps({name: sorted(tests) for name, tests in reaching.items()}))
     for name, tests in reaching.items():
-        fastest = sorted(tests, key=lambda test: (took[test], test))
-        ends = accumulate(took[test] for test in fastest)
+        own = f'/test_{_module(name)}.py::'
+        order = sorted(tests, key=lambda test: (own not in test, took[test], test))
+        ends = accumulate(took[test] for test in order)
         stats[REACHING][name] = [
-            test for test, end in zip(fastest, ends, strict=True) if end <= seconds or test == fastest[0]
+            test for test, end in zip(order, ends, strict=True) if end <= seconds or test == order[0]
         ]
     found.write_text(json.dumps(stats))
+
+
+def _module(function: str) -> str:
+    """'geometry' of 'vggt_ros.core.geometry.x_invert_rigid'."""
+    return function.split('.')[-2]
 
 
 def _results(file: str) -> dict[str, int | None]:

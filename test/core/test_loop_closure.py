@@ -17,13 +17,15 @@ from vggt_ros.core.config import Config
 from vggt_ros.core.covariance import nees
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import Sim3, invert_rigid, rotation_angle, unproject_depth
-from vggt_ros.core.loops.loop_closure import Candidate, make_place, thinned
+from vggt_ros.core.loops.loop_closure import Candidate, LoopCloser, Place, make_place, thinned
 from vggt_ros.core.loops.loop_report import Evidence
+from vggt_ros.core.loops.pose_graph import PoseGraph, Solution
 from vggt_ros.core.loops.retrieval import describe, shared_view, similarity, thin_patches
 from vggt_ros.core.pipeline import Pipeline
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import VggtPredictor
 from vggt_ros.core.trajectory import umeyama
+from vggt_ros.core.voxels import VoxelMap
 from vggt_ros.core.window import Window
 from vggt_ros.recorded.static_tf import StaticTransforms
 from vggt_ros.run import run as run_offline
@@ -241,6 +243,27 @@ def test_places_that_share_little_of_the_picture_cost_no_pass_of_the_network():
     assert pipeline.statistics.loops == pipeline.statistics.loops_rejected == 0
 
 
+def test_of_places_alike_as_a_whole_the_one_is_looked_at_whose_patches_say_so(monkeypatch: pytest.MonkeyPatch):
+    """Those that have no patches, as of another size of pictures, come after."""
+    prediction = Drifting(scene.walk(8)).predict(Window(tuple(scene.frames_of(scene.walk(8))), 0))
+    looked_at: list[tuple[int, float]] = []
+
+    def look(self: LoopCloser, old: Place, new: Place, score: float, view: float) -> Candidate:
+        looked_at.append((old.index, view))
+        return Candidate(old, new, Evidence(score, shared_view=view))
+
+    monkeypatch.setattr(LoopCloser, 'verify', look)
+    bare = dataclasses.replace(prediction, patches=None)
+    for windows in ((bare, prediction), (prediction, bare), (bare,)):
+        config = Config().with_values({'loop_min_gap': 2})
+        closer = LoopCloser(config.loop, config.alignment, lambda window: prediction)
+        closer.places = [make_place(index, 0, window) for index, window in enumerate(windows)]
+        closer.visit(9, prediction, 0)
+    assert looked_at[:2] == [(1, pytest.approx(1.0)), (0, pytest.approx(1.0))]
+    assert looked_at[2][0] == 0
+    assert np.isnan(looked_at[2][1])
+
+
 def test_a_loop_that_the_seams_cannot_allow_is_refused(monkeypatch: pytest.MonkeyPatch):
     """Two corridors that are alike to the last stone: only the way between them tells."""
     predictor = Drifting(scene.walk(40), bias=0.0)
@@ -261,6 +284,62 @@ def test_a_loop_that_the_seams_cannot_allow_is_refused(monkeypatch: pytest.Monke
     assert update.loop.drift > 4
     assert pipeline.statistics.loops_rejected >= 1
     assert not pipeline.back_end.graph.loops
+
+
+def back_at_the_first_place(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, spread: float = 0.01) -> None:
+    """From now on every window closes a loop with the first, where the graph has it anyway."""
+    back_end = pipeline.back_end
+    first = back_end.loops.places[0]
+
+    def visit(index: int, prediction: Prediction, shared: int) -> Candidate:
+        places = back_end.graph.nodes
+        old_from_new = places[first.index].inverse() @ places[index]
+        evidence = Evidence(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+        return Candidate(first, make_place(index, 36, prediction), evidence, old_from_new, spread)
+
+    monkeypatch.setattr(back_end.loops, 'visit', visit)
+
+
+def test_a_loop_errs_as_two_seams_and_by_what_the_points_of_both_visits_lie_apart(monkeypatch: pytest.MonkeyPatch):
+    predictor = Drifting(scene.walk(24), bias=0.0)
+    pipeline = Pipeline(Config(), predictor)
+    frames = scene.frames_of(predictor.world_from_cams)
+    for frame in frames[:20]:
+        pipeline.add_frame(frame)
+    back_at_the_first_place(pipeline, monkeypatch, spread=0.5)
+    update = next(update for update in map(pipeline.add_frame, frames[20:]) if update is not None)
+    assert (update.loop.is_closed, update.loop.drift) == (True, pytest.approx(0.0, abs=1e-6))
+    (loop,) = pipeline.back_end.graph.loops
+    depth = np.nanmedian(pipeline.back_end.loops.places[0].sketch.depth)
+    np.testing.assert_allclose(loop.sigma[:3], 0.3 * 0.5 * depth)  # of half the depth, as pixels err more than cameras
+    seam = next(edge for edge in pipeline.back_end.graph.edges if not edge.is_loop)
+    assert (loop.sigma[3:] < 3 * seam.sigma[3:]).all()
+
+
+def test_points_follow_once_their_window_has_moved_by_half_a_voxel_in_all(monkeypatch: pytest.MonkeyPatch):
+    predictor = Drifting(scene.walk(44), bias=0.0)
+    pipeline = Pipeline(Config(), predictor)
+    frames = scene.frames_of(predictor.world_from_cams)
+    for frame in frames[:20]:
+        pipeline.add_frame(frame)
+    step = np.array([0.3 * pipeline.map.voxels.voxel_size, 0.0, 0.0])
+    followed: list[tuple[int, float]] = []
+
+    def settle(graph: PoseGraph, new: list[int]) -> Solution:
+        first = graph.nodes[0]
+        return Solution({0: Sim3(first.scale, first.R, first.t + step)}, {}, 1)
+
+    def move(voxels: VoxelMap, moves: dict[int, Sim3], at_most: int) -> bool:
+        followed.extend((index, move.t[0] / step[0]) for index, move in moves.items())
+        return True
+
+    monkeypatch.setattr(PoseGraph, 'settle', settle)
+    monkeypatch.setattr(VoxelMap, 'move', move)
+    back_at_the_first_place(pipeline, monkeypatch)
+    updates = [update for update in map(pipeline.add_frame, frames[20:]) if update is not None]
+    assert [update.loop.is_closed for update in updates] == [True] * 6
+    # five of the six loops are solved by the last window: of five steps of 0.3 every second one makes 0.6
+    assert followed == [(0, pytest.approx(2.0)), (0, pytest.approx(2.0))]
 
 
 def test_the_same_frames_give_the_same_map_however_long_solving_takes():
@@ -305,6 +384,17 @@ def sizes(root: object) -> dict[str, int]:
         elif type(one).__module__.startswith('vggt'):
             waiting += [(f'{path}.{name}', value) for name, value in vars(one).items()]
     return found
+
+
+def test_of_places_alike_the_newest_stay():
+    """What will come of them is not known yet."""
+    predictor = Drifting(scene.walk(40))
+    frames = scene.frames_of(predictor.world_from_cams)
+    config = Config().with_values({'loop_max_places': 2})
+    closer = LoopCloser(config.loop, config.alignment, predictor.predict_apart)
+    for index, start in enumerate((0, 30, 31)):
+        closer.visit(index, predictor.predict(Window(tuple(frames[start : start + 8]), 0)), 0)
+    assert [place.index for place in closer.places] == [0, 2]
 
 
 def test_a_place_comes_back_as_the_network_saw_it():

@@ -11,10 +11,11 @@ from scene import assert_on_truth
 
 from vggt import VGGT, StreamingVGGT, VGGTConfig
 from vggt.config import CameraHeadConfig, DenseHeadConfig
+from vggt.errors import CompileError
 from vggt.preprocessing import resize_keeping_aspect
 from vggt_ros.core import predictor as predictor_module
 from vggt_ros.core.config import Config
-from vggt_ros.core.devices import resolve_device, resolve_precision
+from vggt_ros.core.devices import explain_precision, resolve_device, resolve_precision
 from vggt_ros.core.errors import ConfigError, PredictionError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
@@ -180,6 +181,13 @@ def test_locked_intrinsics_are_the_median_of_the_first_window(network):
     np.testing.assert_allclose(again.K[0], np.median(second.K_network, axis=0), rtol=1e-4)
 
 
+def test_intrinsics_are_locked_anew_where_pictures_change_their_size(network):
+    predictor = VggtPredictor(config_of(), network)
+    predictor.predict(window_of(5))
+    tall = predictor.predict(window_of(5, size=(64, 48)))
+    np.testing.assert_allclose(tall.K, np.tile(np.median(tall.K_network, axis=0), (5, 1, 1)))
+
+
 def test_intrinsics_are_locked_where_no_calibration_came(network):
     prediction = VggtPredictor(config_of(), network).predict(window_of(5))
     np.testing.assert_allclose(prediction.K, np.tile(np.median(prediction.K_network, axis=0), (5, 1, 1)))
@@ -230,6 +238,70 @@ def test_depth_without_any_intrinsics_is_unknown():
     assert np.isnan(prediction.depth[3]).all()
 
 
+@pytest.fixture
+def made_ready(network, monkeypatch):
+    """What the network was compiled and captured for, instead of doing it."""
+    calls = []
+
+    def compile(frames, size, images=1):
+        calls.append(('compile', frames, size, images))
+
+    def capture(frames, size, decoded):
+        calls.append(('capture', frames, size, list(decoded)))
+
+    monkeypatch.setattr(network, 'compile', compile)
+    monkeypatch.setattr(network, 'capture', capture)
+    return calls
+
+
+FAST = {'compile': True, 'cuda_graph': True, 'window_size': 6, 'window_stride': 1}
+
+
+@pytest.mark.parametrize('names, cameras', [('', 1), ('left, right', 2)])
+def test_windows_as_the_stream_will_have_them_are_compiled_and_captured(network, made_ready, names, cameras):
+    predictor = VggtPredictor(config_of(camera_names=names, **FAST), network)
+    assert predictor.warm_up(predictor.config.window) is None
+    newest = list(range(1 * cameras, 6 * cameras))  # one that is new and the four that are compared
+    assert made_ready == [('compile', 6 * cameras, (42, 56), cameras), ('capture', 6 * cameras, (42, 56), newest)]
+
+
+def test_pictures_of_another_shape_are_made_ready_for_with_their_first_whole_window(network, made_ready):
+    predictor = VggtPredictor(config_of(**FAST), network)
+    predictor.predict(window_of(5, size=(64, 48)))
+    predictor.predict_apart(window_of(6, size=(56, 42), K=K_CAMERA))
+    assert not made_ready
+    for _ in range(2):
+        predictor.predict(window_of(6, size=(64, 48)))
+    assert made_ready == [('compile', 6, (56, 42), 1), ('capture', 6, (56, 42), [1, 2, 3, 4, 5])]
+
+
+def test_what_a_budget_allows_is_captured_once_it_is_chosen(network, made_ready):
+    predictor = VggtPredictor(config_of(**FAST), network)
+    plan = predictor.warm_up(predictor.config.window, budget_s=60.0)
+    assert (plan.window, plan.size) == (predictor.config.window, (42, 56))
+    assert 'window_size 6 and window_stride 1; ' in plan.reason
+    assert 's a window of 60 allowed' in plan.reason
+    assert [one[0] for one in made_ready] == ['compile', 'capture']
+    bare = VggtPredictor(config_of(compile=False, cuda_graph=False), network)
+    assert bare.warm_up(bare.config.window) is None
+    assert len(made_ready) == 2
+
+
+def test_what_cannot_be_compiled_or_captured_is_told_once_and_the_stream_goes_on(network, monkeypatch, caplog):
+    def refuse(*_args, **_kwargs):
+        raise CompileError('no compiler here')
+
+    monkeypatch.setattr(network, 'compile', refuse)
+    monkeypatch.setattr(network, 'capture', refuse)
+    predictor = VggtPredictor(config_of(**FAST), network)
+    predictor.warm_up(predictor.config.window)
+    assert np.isfinite(predictor.predict(window_of(6)).depth[1:]).all()
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert all('no compiler here; ' in one for one in told)
+    assert ('compile:=false' in told[0], 'cuda_graph:=false' in told[1]) == (True, True)
+
+
 def test_a_failing_network_raises_our_error(network, monkeypatch):
     predictor = VggtPredictor(config_of(), network)
 
@@ -277,6 +349,39 @@ def test_no_gpu_is_told_once_and_only_auto_falls_back(monkeypatch, caplog):
     assert resolve_precision(config_of().model, torch.device('cpu')) is torch.bfloat16
     assert resolve_precision(config_of(precision='fp32').model, torch.device('cpu')) is torch.float32
     assert resolve_precision(config_of(precision='bf16').model, torch.device('cpu')) is torch.bfloat16
+
+
+def test_gpus_are_counted_and_what_keeps_one_from_being_used_is_told(monkeypatch):
+    def device(name):
+        return resolve_device(config_of(device=name).model)
+
+    monkeypatch.setattr(torch.version, 'cuda', '12.4')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert device('auto') == torch.device('cpu')
+    with pytest.raises(ConfigError, match=r'device cuda cannot be used: .*driver.*or set device to cpu'):
+        device('cuda')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    assert [device(name) for name in ('auto', 'cuda', 'cuda:1')] == [torch.device('cuda', i) for i in (0, 0, 1)]
+    with pytest.raises(ConfigError, match='torch finds 2 GPU, counted from 0'):
+        device('cuda:2')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    assert device('auto') == torch.device('cpu')
+
+
+def test_the_number_format_is_that_of_the_device_and_the_reason_is_told(monkeypatch):
+    gpu, cpu, auto = torch.device('cuda', 0), torch.device('cpu'), config_of().model
+    for capability, dtype, said in (((8, 0), torch.bfloat16, 'bf16'), ((7, 5), torch.float16, 'fp16')):
+        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device, it=capability: it)
+        assert resolve_precision(auto, gpu) is dtype
+        number = '.'.join(map(str, capability))
+        assert explain_precision(dtype, gpu) == f'{said} (compute capability {number})'
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: {'amx_bf16': True})
+    assert resolve_precision(auto, cpu) is torch.bfloat16
+    assert explain_precision(torch.bfloat16, cpu) == 'bf16 (the processor multiplies bfloat16)'
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', dict)
+    assert resolve_precision(auto, cpu) is torch.float32
+    assert explain_precision(torch.float32, cpu) == 'fp32 (the processor does not multiply bfloat16)'
 
 
 def test_the_fake_camera_glides_along_its_wall():

@@ -18,6 +18,7 @@ from vggt_ros.core.errors import ConfigError, ShapeError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import BODY_FROM_OPTICAL, Sim3, invert_rigid, rotation_angle
 from vggt_ros.core.pipeline import Pipeline
+from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import FakePredictor, RigPredictor, VggtPredictor, make_predictor
 from vggt_ros.core.rig import Rig, all_views, split_cameras
 from vggt_ros.core.window import Window
@@ -195,7 +196,8 @@ def test_a_view_that_was_not_understood_loses_its_depth_and_moves_nothing():
         assert np.isnan(frame.views[1].depth).all()
 
 
-def test_cameras_in_one_place_tell_no_metres_and_still_turn_together():
+def in_one_place() -> tuple[Rig, Prediction]:
+    """Cameras that turn about one point, and what a perfect network says of them."""
     mounts = {c: pose.copy() for c, pose in MOUNTS.items()}
     for pose in mounts.values():
         pose[:3, 3] = 0
@@ -203,7 +205,25 @@ def test_cameras_in_one_place_tell_no_metres_and_still_turn_together():
     flat, rows = all_views(Window(tuple(frames), 0))
     poses = np.stack([pose @ invert_rigid(mounts[0]) @ mounts[c] for pose in scene.walk(4) for c in mounts])
     prediction = scene.predict_truth(poses, Sim3.from_rigid(invert_rigid(poses[0])), [f.stamp_ns for f in flat])
-    held, fit = Rig(mounts).hold(split_cameras(prediction, flat, rows))
+    return Rig(mounts), split_cameras(prediction, flat, rows)
+
+
+def test_a_camera_that_the_network_never_placed_stands_with_the_reference_without_depth():
+    rig, prediction = in_one_place()
+    seen, lost = prediction.views
+    unknown = np.full_like(lost.prediction.cam_from_window, np.nan)
+    lost = dataclasses.replace(lost, prediction=dataclasses.replace(lost.prediction, cam_from_window=unknown))
+    held, fit = rig.hold(dataclasses.replace(prediction, views=(seen, lost)))
+    assert fit.misjudged == (2,)
+    assert np.isnan(held.views[1].prediction.depth).all()
+    assert np.isfinite(held.views[0].prediction.depth).all()
+    centres = held.views[1].prediction.window_from_cam[:, :3, 3]
+    np.testing.assert_allclose(centres, held.window_from_cam[:, :3, 3], atol=1e-9)
+
+
+def test_cameras_in_one_place_tell_no_metres_and_still_turn_together():
+    rig, prediction = in_one_place()
+    held, fit = rig.hold(prediction)
     assert math.isnan(fit.metres_per_unit)
     assert math.isnan(held.metres_per_unit)
     for view in held.views:

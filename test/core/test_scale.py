@@ -101,17 +101,30 @@ def test_after_a_while_of_lies_the_scale_is_believed_again():
     assert one.factor == pytest.approx(1.5, rel=0.04)
 
 
-def test_once_locked_the_factor_never_jumps_and_follows_a_drift():
+@pytest.mark.parametrize('growth', [1.001, 0.999])
+def test_once_locked_the_factor_never_jumps_and_follows_a_drift(growth):
     one = tracker(scale_horizon=12)
     feed(one, [1.0] * 12)
     factors = [one.factor]
-    for k in range(100):  # a map whose unit shrinks by a tenth of a percent a window
-        feed(one, [1.001**k], seed=k, noise=0.01)
+    for k in range(100):  # a map whose unit changes by a tenth of a percent a window
+        feed(one, [growth**k], seed=k, noise=0.01)
         factors.append(one.factor)
     steps = np.abs(np.diff(np.log(factors)))
     assert steps.max() <= SLEW * (1 + 1e-9)
-    assert factors[-1] == pytest.approx(1.001**100, rel=0.015)  # half the horizon behind: 0.6 %, and noise
+    assert factors[-1] == pytest.approx(growth**100, rel=0.015)  # half the horizon behind: 0.6 %, and noise
     assert one.report().state is ScaleState.LOCKED
+
+
+@pytest.mark.parametrize('away', [1.1, 1 / 1.1])
+def test_a_step_within_the_tolerance_is_followed_slowly_either_way(away):
+    one = tracker(scale_horizon=12)
+    feed(one, [1.0] * 12, noise=0)
+    factors = [one.factor]
+    for _ in range(40):
+        feed(one, [away], noise=0)
+        factors.append(one.factor)
+    assert np.abs(np.diff(np.log(factors))).max() <= SLEW * (1 + 1e-9)
+    assert abs(math.log(factors[-1])) > 10 * SLEW
 
 
 def test_noise_alone_does_not_move_a_locked_factor_on_and_on():

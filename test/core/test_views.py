@@ -40,6 +40,14 @@ def test_a_standing_camera_is_remembered_once():
     assert len(views) == 1
 
 
+def test_the_very_same_view_is_remembered_once():
+    """Whatever it looks at: a product of unit vectors may be more than 1 by rounding."""
+    depth = np.full((75, 100), 2.0)
+    for yaw in range(0, 360, 5):
+        views, pose = Views(CONFIG), scene.look([0.1, 0.2, 0.3], yaw, 17.0)
+        assert [views.add(frame_of(pose, i, depth)) for i in range(2)] == [True, False]
+
+
 def test_a_turn_on_the_spot_is_remembered_all_round():
     views = Views(CONFIG)
     kept = [views.add(frame_of(scene.look([0, 0, 0], yaw), i)) for i, yaw in enumerate(range(0, 720, 5))]
