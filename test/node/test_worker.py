@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
+from builtin_interfaces.msg import Time
 from rclpy.node import Node
 from robot import DEADLINE_S, rgb8
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from vggt_ros.core.config import Config
@@ -28,6 +30,7 @@ from vggt_ros.live.inputs import Gaps, resolve_topics
 from vggt_ros.live.mailbox import Mailbox
 from vggt_ros.live.silence import Silence
 from vggt_ros.live.worker import Worker, explain
+from vggt_ros.masks import Masks
 from vggt_ros.messages import ros_messages
 from vggt_ros.throttle import Throttle
 
@@ -284,6 +287,48 @@ def test_the_network_takes_what_waits_before_the_last_window_is_in_the_map() -> 
     assert where.stamps['~/camera_pose'] == [second * 10**9 for second in (1, 2, 3, 4, 6, 7)]
     assert worker.tally.bad_images == 1
     assert worker.tally.failures == 0
+
+
+def test_a_window_does_not_wait_for_the_masks_of_the_next_one() -> None:
+    config = Config().with_values(
+        {'backend': 'fake', 'window_size': 2, 'window_stride': 2, 'camera_info_timeout_s': 0.0, 'max_frame_gap_s': 0.0,
+         'mask_mode': 'stamped', 'mask_timeout_s': 5.0}
+    )  # fmt: skip
+    where, mailbox, masks = Nowhere(), Mailbox[Any](2, time.monotonic), Masks(config.mask)
+    pipeline = Pipeline(config, Foresight(FakePredictor(config)))
+    encoder = Encoder(config, ros_messages(), pipeline.points)
+    worker = Worker(pipeline, encoder, where, where, lambda: config, mailbox, masks=(masks,))
+    insert, waited = pipeline.map.insert, []
+
+    def watched(submap: Submap) -> Update:
+        start = time.monotonic()
+        for image in images[2:] if not waited else ():
+            mailbox.put(image)
+        pipeline._begin_next(Window((pipeline._last,), 0))
+        waited.append(time.monotonic() - start)
+        return insert(submap)
+
+    pipeline.map.insert = watched  # type: ignore[method-assign]
+    images = [rgb8(Header(stamp=Time(sec=second)), np.zeros((48, 64, 3), np.uint8)) for second in range(1, 5)]
+    seen = [Image(header=one.header, height=48, width=64, encoding='mono8', step=64) for one in images]
+    for one in seen:
+        one.data.frombytes(bytes([255]) * 48 * 64)
+    for image, mask in zip(images[:2], seen[:2], strict=True):
+        masks.add(mask)
+        mailbox.put(image)
+    worker.start()
+    deadline = time.monotonic() + DEADLINE_S
+    while worker.tally.published < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for mask in seen[2:]:
+        masks.add(mask)
+    while worker.tally.published < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert worker.stop(DEADLINE_S)
+    assert waited[0] < config.mask.timeout_s
+    assert worker.tally.bad_images == 0
 
 
 def test_a_window_that_cannot_be_published_is_told_and_the_next_one_is() -> None:

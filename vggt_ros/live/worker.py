@@ -326,6 +326,8 @@ class Worker:
 
     def _upcoming(self) -> list[Frame]:
         """The frames that come next, where a window's worth of them waits: asked for while a window is placed."""
+        if self._config.mask.mode == 'stamped':  # the newest image may wait for its mask, and the window placed for it
+            return []
         letters = list(self._taken)
         if not letters and self._mailbox.has_all:
             letters.extend(self._mailbox.take(0.0))
