@@ -386,6 +386,20 @@ def sizes(root: object) -> dict[str, int]:
     return found
 
 
+def test_a_window_that_is_withdrawn_is_no_place_any_more_and_no_part_of_the_graph():
+    predictor = Drifting(scene.walk(20))
+    pipeline, _ = run(predictor)
+    back_end = pipeline.back_end
+    assert [place.index for place in back_end.loops.places] == list(back_end.graph.nodes) == [0, 1, 2, 3]
+    back_end.withdraw(2)
+    back_end.withdraw(9)  # of no window that is known
+    assert [place.index for place in back_end.loops.places] == list(back_end.graph.nodes) == [0, 1, 3]
+    assert [(edge.i, edge.j) for edge in back_end.graph.edges] == [(0, 1)]
+    back_end.reset()
+    assert not back_end.loops.places
+    assert not len(back_end.graph)
+
+
 def test_of_places_alike_the_newest_stay():
     """What will come of them is not known yet."""
     predictor = Drifting(scene.walk(40))

@@ -10,6 +10,7 @@ import torch
 from scene import assert_on_truth
 
 from vggt import VGGT, StreamingVGGT, VGGTConfig
+from vggt.approximation import Approximation
 from vggt.config import CameraHeadConfig, DenseHeadConfig
 from vggt.errors import CompileError
 from vggt.preprocessing import resize_keeping_aspect
@@ -20,7 +21,14 @@ from vggt_ros.core.errors import ConfigError, PredictionError
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.geometry import invert_rigid
 from vggt_ros.core.pipeline import Pipeline
-from vggt_ros.core.predictor import FakePredictor, VggtPredictor, fitting_width, make_predictor, seen_on_grid
+from vggt_ros.core.predictor import (
+    FakePredictor,
+    VggtPredictor,
+    fitting_width,
+    load_network,
+    make_predictor,
+    seen_on_grid,
+)
 from vggt_ros.core.window import Window
 
 TINY = VGGTConfig(
@@ -236,6 +244,7 @@ def test_depth_without_any_intrinsics_is_unknown():
     prediction = predictor.predict(Window(tuple(frames), 0))
     assert np.isfinite(prediction.K).all()
     assert np.isnan(prediction.depth[3]).all()
+    np.testing.assert_array_equal(prediction.K[3], [[48, 0, 24], [0, 48, 18], [0, 0, 1]])  # 53 degrees across
 
 
 @pytest.fixture
@@ -321,6 +330,29 @@ def test_an_image_that_is_too_flat_raises_our_error(network):
 def test_weights_that_do_not_exist_are_named():
     with pytest.raises(ConfigError, match='no_such_network'):
         make_predictor(config_of(model_id='no_such_network', device='cpu'))
+
+
+def test_a_network_is_loaded_as_the_settings_say(monkeypatch):
+    asked = []
+    monkeypatch.setattr(predictor_module, 'load_vggt', lambda source, **how: asked.append((source, how)) or 'weights')
+    monkeypatch.setattr(predictor_module, 'StreamingVGGT', lambda model, **how: asked.append((model, how)) or 'network')
+    values = {'device': 'cpu', 'precision': 'bf16', 'head_precision': 'fp32', 'model_id': 'some/model'}
+    config = config_of(local_files_only=True, approximate_camera_rounds=2, approximate_key_stride=3, **values)
+    assert load_network(config) == 'network'
+    device, heads = torch.device('cpu'), ('camera', 'depth')  # others would cost memory for nothing
+    assert asked == [
+        (config.model.source, {'device': device, 'heads': heads, 'local_files_only': True}),
+        (
+            'weights',
+            {
+                'device': device,
+                'dtype': torch.bfloat16,
+                'heads': heads,
+                'approximation': Approximation(2, 3),
+                'head_dtype': torch.float32,
+            },
+        ),
+    ]
 
 
 def test_a_width_that_patches_do_not_fill_is_refused(network):
@@ -409,6 +441,7 @@ def test_depth_is_unknown_where_a_frame_does_not_show_the_scene(make):
     assert np.isnan(prediction.depth[:, :, :10]).all()
     assert np.isnan(prediction.confidence[:, :, :10]).all()
     assert np.isfinite(prediction.depth[:, :, 10:]).all()
+    assert prediction.K.shape == prediction.K_network.shape == (3, 3, 3)
 
 
 @pytest.mark.parametrize('width', [8, 13, 24, 96])

@@ -156,6 +156,18 @@ def test_a_rig_locks_the_scale_of_the_map():
     np.testing.assert_allclose(shift, [math.hypot(0.25, 0.05), math.hypot(0.3, 0.05, 0.2)], rtol=0.05)
 
 
+def test_how_far_a_camera_is_off_its_mount_is_told_in_metres():
+    mounts = {**MOUNTS, 2: MOUNTS[2].copy()}
+    mounts[2][2, 3] += 0.1  # it was moved up by 10 cm, a third of its baseline and across it
+    for seed in (3, 4):
+        network = Network(seed=seed)
+        predictor = RigPredictor(VggtPredictor(config_of(), network), Rig(mounts))
+        predictor.predict(Window(tuple(frames_of(network.truth)[:6]), 0))
+        assert network.scales[0] != pytest.approx(1, rel=0.3)
+        assert predictor.fit.shift[2] == pytest.approx(0.1, rel=0.15)
+        assert predictor.fit.shift[1] < 0.03
+
+
 def test_cameras_of_a_moment_stand_as_they_are_mounted_whatever_the_network_says():
     network = Network(turn_deg=1.0, shift=0.03)
     updates, _ = run(network, Rig(MOUNTS))
@@ -206,6 +218,31 @@ def in_one_place() -> tuple[Rig, Prediction]:
     poses = np.stack([pose @ invert_rigid(mounts[0]) @ mounts[c] for pose in scene.walk(4) for c in mounts])
     prediction = scene.predict_truth(poses, Sim3.from_rigid(invert_rigid(poses[0])), [f.stamp_ns for f in flat])
     return Rig(mounts), split_cameras(prediction, flat, rows)
+
+
+def test_a_camera_that_is_shifted_is_outvoted_by_two_others():
+    rig, prediction = in_one_place()
+    truth = prediction.window_from_cam
+    seen, off = prediction.views
+    shifted = off.prediction.cam_from_window.copy()
+    shifted[:, :3, 3] += [0.5, 0.0, 0.0]
+    off = dataclasses.replace(off, prediction=dataclasses.replace(off.prediction, cam_from_window=shifted))
+    held, _ = rig.hold(dataclasses.replace(prediction, views=(seen, off)))
+    np.testing.assert_allclose(held.window_from_cam[:, :3, 3], truth[:, :3, 3], atol=0.01)
+
+
+def test_the_reference_alone_is_asked_for_apart():
+    asked = []
+
+    class Apart(FakePredictor):
+        def predict_apart(self, window):
+            asked.append(window)
+            return super().predict_apart(window)
+
+    window = Window(tuple(scene.frames_of(scene.walk(2))), 0)
+    alone = FakePredictor(config_of()).predict(window)
+    np.testing.assert_array_equal(RigPredictor(Apart(config_of())).predict_apart(window).depth, alone.depth)
+    assert asked == [window]
 
 
 def test_a_camera_that_the_network_never_placed_stands_with_the_reference_without_depth():

@@ -10,11 +10,13 @@ import pytest
 import scene
 from scipy.spatial.transform import Rotation
 
+from vggt_ros.core.errors import ShapeError
 from vggt_ros.core.geometry import Sim3, invert_rigid, unproject_depth
 from vggt_ros.core.metric.baseline_scale import measure_baseline
 from vggt_ros.core.metric.depth_scale import measure_depth, paired_depths
 from vggt_ros.core.metric.evidence import MAX_POINTS, Evidence
 from vggt_ros.core.metric.floor_scale import measure_floor
+from vggt_ros.core.metric.gravity import measure_up
 from vggt_ros.core.metric.odometry_scale import measure_way
 from vggt_ros.core.metric.scale import Measurement, NoEvidence
 
@@ -133,6 +135,17 @@ class TestDepth:
         measured, predicted = paired_depths(window, 0, np.concatenate([points, nothing]))
         np.testing.assert_allclose(sorted(measured), z[: len(inside)])
         np.testing.assert_array_equal(predicted, 1.0)
+
+    def test_of_points_on_one_spot_those_behind_do_not_count(self):
+        """Another sensor sees round corners: of a cell of 4 pixels what lies a tenth behind the nearest is hidden."""
+        window = window_of(scene.walk(1))
+        depth = np.full_like(window.depth, 1.0)
+        window = dataclasses.replace(window, depth=depth, confidence=np.full_like(depth, 2.0))
+        u, v = np.array([(9, 9), (10, 10), (11, 11), (30, 10), (9, 30)], float).T
+        z = np.array([1.0, 1.05, 1.3, 1.4, 1.5])
+        points = np.stack([(u - scene.K[0, 2]) / scene.K[0, 0] * z, (v - scene.K[1, 2]) / scene.K[1, 1] * z, z], axis=1)
+        measured, _ = paired_depths(window, 0, points)
+        np.testing.assert_allclose(sorted(measured), [1.0, 1.05, 1.4, 1.5])
 
     @staticmethod
     def points(world_from_cam, noise=0.01, invalid=0.3, shift=(0.0, 0.0, 0.0), seed=0, size=(120, 160)):
@@ -275,6 +288,75 @@ class TestBaseline:
         said = measure_baseline(window_of(scene.walk(4)), 0.12, 10**9)
         assert isinstance(said, NoEvidence)
         assert 'one camera' in said.reason
+
+
+class TestUp:
+    """What an IMU says while a window is seen."""
+
+    @staticmethod
+    def heard(count, spread_deg=0.0, start_ns=scene.START_NS):
+        """Readings 10 ms apart in the axes of the first camera, which leans; every other one off to either side."""
+        evidence, up = Evidence(), np.array([0.2, -0.9, 0.1])
+        across = np.array([0.9, 0.2, 0.0]) / np.hypot(0.9, 0.2)
+        for i in range(count):
+            off = Rotation.from_rotvec(spread_deg * (-1) ** i * across, degrees=True).apply(up)
+            evidence.add_up(start_ns + i * 10_000_000, 'camera_optical', 9.81 * off)
+        return evidence, up / np.linalg.norm(up)
+
+    @staticmethod
+    def standing():
+        return window_of(np.stack([scene.look([0.0, 0.0, 0.0], 0)] * 4))
+
+    def test_it_is_the_mean_direction_of_length_one(self):
+        evidence, up = self.heard(6, 10.0)
+        found = measure_up(self.standing(), evidence)
+        np.testing.assert_allclose(found, up, atol=1e-9)
+
+    def test_it_is_heard_from_half_a_second_before_the_window_to_its_end(self):
+        for start_ns, is_heard in (
+            (-500_000_000, True),
+            (-560_000_000, False),
+            (260_000_000, True),
+            (310_000_000, False),
+        ):
+            evidence, _ = self.heard(5, start_ns=scene.START_NS + start_ns)
+            assert (measure_up(self.standing(), evidence) is not None) == is_heard
+
+    def test_few_readings_those_that_differ_and_windows_without_a_pose_say_nothing(self):
+        assert measure_up(self.standing(), self.heard(4)[0]) is None
+        assert measure_up(self.standing(), self.heard(6, 25.0)[0]) is None
+        lost = self.standing()
+        poses = lost.cam_from_window.copy()
+        poses[2] = np.nan
+        assert measure_up(dataclasses.replace(lost, cam_from_window=poses), self.heard(6)[0]) is None
+
+    @pytest.mark.parametrize('up', [np.ones(2), np.ones((1, 3)), np.array([np.nan, 0, 1]), np.zeros(3)])
+    def test_what_is_no_direction_is_refused(self, up):
+        with pytest.raises(ShapeError, match='up must be a finite'):
+            Evidence().add_up(scene.START_NS, 'imu', up)
+
+
+@pytest.mark.parametrize('shape', [(3,), (4, 2), (1, 4, 3)])
+def test_points_of_another_shape_are_refused(shape):
+    with pytest.raises(ShapeError, match='points must be'):
+        Evidence().add_points(scene.START_NS, 'lidar', np.zeros(shape))
+
+
+def test_without_mounts_a_sensor_is_known_in_its_own_frame_alone():
+    evidence = Evidence()
+    evidence.add_points(scene.START_NS, 'camera', np.ones((1, 3)))
+    np.testing.assert_array_equal(evidence.points_in('camera', scene.START_NS), np.ones((1, 3)))
+    assert evidence.points_in('other', scene.START_NS) is None
+    np.testing.assert_array_equal(evidence.base_from_cam('base_link', scene.START_NS), np.eye(4))
+    assert evidence.base_from_cam('camera', scene.START_NS) is None
+
+
+def test_of_several_sweeps_the_nearest_in_time_is_taken_and_none_that_is_too_far():
+    evidence = Evidence()
+    for i in range(3):
+        evidence.add_points(scene.START_NS + i * 40_000_000, 'camera', np.full((1, 3), float(i)))
+    taken = [evidence.points_in('camera', scene.START_NS + ms * 1_000_000) for ms in (-51, -50, 19, 21, 61, 130, 131)]
+    assert [None if one is None else one[0, 0] for one in taken] == [None, 0, 0, 1, 2, 2, None]
 
 
 @pytest.mark.parametrize('count', [5, MAX_POINTS, MAX_POINTS + 1, 5 * MAX_POINTS // 2])

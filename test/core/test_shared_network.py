@@ -215,6 +215,17 @@ def test_frames_of_several_streams_are_encoded_together(shared: SharedNetwork, s
         assert (other.result(DEADLINE_S) == 10).all()
 
 
+def test_a_member_makes_the_network_itself_ready(shared: SharedNetwork, stub: Stub):
+    asked: list[tuple[Any, ...]] = []
+    stub.compile = lambda *how: asked.append(how)
+    stub.capture = lambda *how: asked.append(how)
+    member = shared.member()
+    member.compile(8, (42, 56), images=2)
+    member.compile(4, (42, 56))
+    member.capture(8, (42, 56), range(3, 8))
+    assert asked == [(8, (42, 56), 2), (4, (42, 56), 1), (8, (42, 56), range(3, 8))]
+
+
 def test_a_closed_network_refuses(stub: Stub, share: Callable[..., SharedNetwork]):
     shared = share(stub)
     shared.close()
