@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import gc
 import threading
 import time
 from collections.abc import Sequence
@@ -39,10 +39,12 @@ class Answering:
         self.seed, self.walk = seed, scene.walk(COUNT)
         self.asked: list[tuple[int, ...]] = []
         self.threads: set[str] = set()
+        self.running: set[threading.Thread] = set()
         self.resets = 0
 
     def predict(self, window: Window) -> Prediction:
         self.threads.add(threading.current_thread().name)
+        self.running.add(threading.current_thread())
         stamps = tuple(frame.stamp_ns for frame in window.frames)
         self.asked.append(stamps)
         rng = np.random.default_rng([self.seed, len(stamps), *((one - scene.START_NS) // 10**6 for one in stamps[-2:])])
@@ -102,7 +104,7 @@ def run(frames: Sequence[Frame], config: Config, answering: Answering, *, forese
     return told, pipeline
 
 
-@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('seed', range(4))
 @pytest.mark.parametrize('values', [{}, {'window_stride': 1}, {'keyframe_min_interval_s': 0.15, 'loop_closure': False}])
 def test_updates_are_the_same_whatever_was_foreseen(seed: int, values: dict[str, float]) -> None:
     config = Config().with_values({'confidence_percentile': 0.0, 'window_size': 6, 'window_stride': 2, **values})
@@ -231,17 +233,10 @@ def test_a_frame_that_the_network_is_at_need_not_be_looked_at_again() -> None:
 
 
 def test_the_thread_ends_with_the_last_user() -> None:
-    def threads() -> int:
-        return sum(thread.name == 'vggt_network' for thread in threading.enumerate())
-
-    gc.collect()
-    before = threads()
-    foresight = Foresight(FakePredictor(CONFIG))
-    foresight.predict(Window(tuple(scene.frames_of(scene.walk(2))), 0))
-    assert threads() == before + 1
+    foresight = Foresight(Answering(0))
+    with contextlib.suppress(VggtRosError):
+        foresight.predict(Window(tuple(scene.frames_of(scene.walk(2))), 0))
+    (thread,) = foresight.running
     del foresight
-    gc.collect()
-    deadline = time.monotonic() + DEADLINE_S
-    while threads() > before:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    thread.join(DEADLINE_S)  # without anything being collected
+    assert not thread.is_alive()
