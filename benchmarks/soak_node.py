@@ -44,9 +44,9 @@ BOUNDS: dict[str, object] = {
     'map_max_submaps': 4,
     'map_max_views': 100,
     'path_max_size': 100,
-    'trajectory_max_size': 5_000,
-    'loop_max_places': 50,
-    'loop_max_windows': 200,
+    'trajectory_max_size': 500,
+    'loop_max_places': 20,
+    'loop_max_windows': 100,
 }
 FIGURES = ('memory_mb', 'private_mb', 'threads', 'files', 'subscriptions', 'p50_ms', 'p95_ms')
 
