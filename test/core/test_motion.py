@@ -172,3 +172,19 @@ def test_depth_of_the_sky_is_unknown_to_everyone():
     clear = without_sky(dataclasses.replace(truth, **grids))
     assert np.isnan(clear.depth[:, :12]).all()
     assert np.isfinite(clear.depth[:, 20:]).all()
+
+
+def test_a_map_has_no_sky_where_that_is_asked_for():
+    prediction, _ = window_of(step=0.25)
+    depth, confidence = prediction.depth.copy(), np.full_like(prediction.depth, 5.0)
+    depth[:, :12], confidence[:, :12] = 50.0, 1.0
+    prediction = dataclasses.replace(prediction, depth=depth, confidence=confidence)
+    for sky in (False, True):
+        config = Config().with_values({'mask_sky': sky, 'confidence_percentile': 0.0, 'window_size': COUNT})
+        pipeline = Pipeline(config, Replay(prediction))
+        frames = scene.frames_of(scene.walk(COUNT))
+        (update,) = [answer for frame in frames if (answer := pipeline.add_frame(frame)) is not None]
+        for frame in update.frames:
+            assert np.isnan(frame.depth[:12]).all() == sky
+            assert np.isfinite(frame.depth[12:]).all()
+        assert (pipeline.map.points()[0][:, 0].max() < 20.0) == sky  # x ahead

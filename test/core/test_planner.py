@@ -280,6 +280,8 @@ def test_three_slow_windows_after_any_number_of_good_ones_are_enough():
 def test_windows_grow_back_to_what_was_asked_for_and_rest_there():
     keeper = LatencyKeeper(ASKED)
     sizes = run(keeper, WindowConfig(4, 1), 1.0, 60)
+    steps = [(4, 1), (5, 1), (6, 1), (7, 1), (8, 1), (8, 2), (8, 3), (8, 4)]
+    assert list(dict.fromkeys(sizes)) == [WindowConfig(*one) for one in steps]
     assert sizes[-1] == ASKED
     assert all(one.stride <= ASKED.stride and one.size <= ASKED.size for one in sizes)
 

@@ -85,6 +85,15 @@ def test_network_in_a_random_frame_gives_the_true_map(size, stride):
         assert frames == [new[window][0] - 1 - i for i in reversed(range(shared))] + new[window]
 
 
+def test_of_a_window_that_bridges_all_shared_frames_are_decoded():
+    """They are not those of the window before, so their depth is not known yet."""
+    simulated = scene.SimulatedNetwork(scene.walk(8))
+    predictor, frames = VggtPredictor(config_of(alignment_max_frames=2), simulated), scene.frames_of(scene.walk(8))
+    predictor.predict(Window(tuple(frames), 6))
+    predictor.predict(Window(tuple(frames), 6, is_bridge=True))
+    assert simulated.decoded == [[4, 5, 6, 7], list(range(8))]
+
+
 def test_tokens_kept_from_the_last_window_change_nothing(network):
     streaming, fresh = VggtPredictor(config_of(), network), VggtPredictor(config_of(), network)
     streaming.predict(window_of(6))
