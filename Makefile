@@ -3,7 +3,7 @@
 # make lint    ruff and mypy
 # make docs    the documentation, to build/docs/index.html; any warning is an error
 # make fuzz    decoders and readers against strange inputs, FUZZ_ARGS='image --runs 100000'
-# make mutants which changes of the code no test notices, MUTANTS_ARGS=vggt_ros/decode.py; an hour for all
+# make mutants which changes of the code no test notices, MUTANTS_ARGS=vggt_ros/decode.py; hours for all
 # make audit   known vulnerabilities of what we depend on, asked of PyPI
 # make clean   remove the environment and everything built
 #
