@@ -194,7 +194,7 @@ def image_publisher(node: Any) -> Any:
     from rclpy.qos import QoSProfile
     from sensor_msgs.msg import Image
 
-    return node.createimage_publisher(Image, IMAGE, QoSProfile(depth=10))
+    return node.create_publisher(Image, IMAGE, QoSProfile(depth=10))
 
 
 def _send_first(publisher: Any, arguments: argparse.Namespace, listener: Listener) -> bool:

@@ -26,15 +26,15 @@ def test_depth_is_far_better_than_a_constant(scores: dict[str, Score]) -> None:
 
 
 def test_rotation_between_frames_is_seen(scores: dict[str, Score]) -> None:
-    assert scores['nano'].rotation_median_deg < 2.12
+    assert scores['nano'].rotation_median_deg < 2.15
     assert scores['nano'].rotation_median_deg < 0.275 * scores['baseline'].rotation_median_deg
     assert scores['nano'].auc30 > 0.48
 
 
 def test_direction_of_motion_is_seen(scores: dict[str, Score]) -> None:
-    assert scores['nano'].direction_median_deg < 11.8  # chance is 90
+    assert scores['nano'].direction_median_deg < 11.9  # chance is 90
 
 
 def test_focal_length_is_guessed(scores: dict[str, Score]) -> None:
-    assert scores['nano'].focal_error < 0.133
+    assert scores['nano'].focal_error < 0.131
     assert scores['nano'].focal_error < 0.70 * scores['baseline'].focal_error
