@@ -8,6 +8,7 @@ it touches the middleware, a GPU or a thread of ours.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -30,11 +31,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def main(args: list[str] | None = None) -> int:
     """Run the node, and another one wherever it ends with an error; the exit code of the last one."""
-    from vggt_ros.node import main as node_main
+    try:
+        from vggt_ros.node import main as node_main
 
-    if {'-h', '--help'} & set(sys.argv if args is None else args):
-        return node_main(args)
-    import_the_rest()
+        if {'-h', '--help'} & set(sys.argv if args is None else args):
+            return node_main(args)
+        import_the_rest()
+    except KeyboardInterrupt:
+        return 0
     supervisor = Supervisor()
     while True:
         if supervisor.fork() == 0:
@@ -110,7 +114,7 @@ class Supervisor:
         """Say that the node has failed, and wait before the next one; False where there is to be none."""
         self._quick = self._quick + 1 if time.monotonic() - self._since < WELL_S else 0
         if self._quick >= TRIES:
-            _say(f'the node has ended within {WELL_S:g} s for {TRIES} times: giving up')
+            _say(f'the node has ended within {WELL_S:g} s of its start, {TRIES} times in a row: giving up')
             return False
         _say('the node has ended by an error: starting it again')
         end = time.monotonic() + (PAUSE_S * 2 ** (self._quick - 1) if self._quick > 1 else 0.0)
@@ -121,7 +125,8 @@ class Supervisor:
     def _hand_on(self, number: int, _: FrameType | None) -> None:
         self.is_told_to_end = True
         if self._pid:
-            os.kill(self._pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self._pid, number)
 
 
 def _say(what: str) -> None:

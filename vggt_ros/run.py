@@ -203,7 +203,7 @@ class _Job:
                 if frame is None:
                     break
                 self._upcoming.append(frame)
-        except (SourceError, EncodingError) as error:
+        except Exception as error:  # its turn comes when the frames before it are in the results
             self._broken = error
         return self._upcoming
 

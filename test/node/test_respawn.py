@@ -58,4 +58,4 @@ def test_what_keeps_the_node_from_starting_is_told_and_not_tried_for_ever(tmp_pa
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.returncode == 1
     assert done.stderr.count('window_size out of range') == TRIES
-    assert done.stderr.strip().splitlines()[-1].endswith(f'for {TRIES} times: giving up')
+    assert done.stderr.strip().splitlines()[-1].endswith(f'{TRIES} times in a row: giving up')
