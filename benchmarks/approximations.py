@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,7 +26,6 @@ from vggt import VGGT, StreamingVGGT, load_vggt
 from vggt.approximation import EXACT, Approximation
 from vggt.pose_encoding import decode_pose_encoding
 
-ROOT = Path(__file__).resolve().parents[1]
 BFLOAT16 = torch.bfloat16
 
 

@@ -21,7 +21,6 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,7 +34,6 @@ from vggt.preprocessing import resize_keeping_aspect, scale_pixels
 from vggt_ros.core.shared_network import Member, SharedNetwork
 from vggt_ros.core.transfer import beside, download, to_device, to_host, upload
 
-ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ((480, 640), (1080, 1920))
 SIZE, STRIDE = 8, 4
 

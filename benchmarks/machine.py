@@ -1,7 +1,8 @@
-"""Where a figure was measured: processor or GPU, and commit."""
+"""Where a figure was measured: processor or GPU, and commit; and what a process has used of it."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -31,3 +32,9 @@ def commit() -> str:
     except OSError:
         return 'unknown'
     return done.stdout.strip() or 'unknown'
+
+
+def processor_seconds_of(pid: int) -> float:
+    """User and system time of a process. Source: Linux, proc_pid_stat(5), fields 14 and 15."""
+    fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')

@@ -19,7 +19,6 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,7 +32,6 @@ from vggt_ros.decode import decode_image
 from vggt_ros.encode import MessageMaker
 from vggt_ros.messages import ros_messages
 
-ROOT = Path(__file__).resolve().parents[1]
 STAMP_NS, FRAME_ID = 1_700_000_000_123_456_789, 'camera_optical_frame'
 
 

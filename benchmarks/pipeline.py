@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import commit, cpu_name
+from benchmarks.machine import commit, cpu_name, processor_seconds_of
 from benchmarks.messages import by_bytes, cloud_by_points, processor_seconds, raw_image, swapped_by_copies
 from vggt_ros.core.memory import keep_freed_memory
 from vggt_ros.dds import free_domain, stay_on_this_machine
@@ -209,7 +209,7 @@ def _send(publisher: Any, pid: int, arguments: argparse.Namespace) -> tuple[dict
     messages = [image_message(arguments, 0, seed) for seed in range(8)]
     sent: dict[int, float] = {}
     pids = {'node': pid, 'here': os.getpid()}
-    begin, used = time.monotonic(), {name: _processor_seconds_of(one) for name, one in pids.items()}
+    begin, used = time.monotonic(), {name: processor_seconds_of(one) for name, one in pids.items()}
     for i in range(round(arguments.seconds * arguments.rate)):
         time.sleep(max(0.0, begin + i / arguments.rate - time.monotonic()))
         message, stamp_ns = messages[i % len(messages)], time.time_ns()
@@ -217,7 +217,7 @@ def _send(publisher: Any, pid: int, arguments: argparse.Namespace) -> tuple[dict
         sent[stamp_ns] = time.monotonic()
         publisher.publish(message)
     seconds = time.monotonic() - begin
-    shares = {name: (_processor_seconds_of(one) - used[name]) / seconds * 100 for name, one in pids.items()}
+    shares = {name: (processor_seconds_of(one) - used[name]) / seconds * 100 for name, one in pids.items()}
     return sent, seconds, shares
 
 
@@ -251,12 +251,6 @@ def usual_ms(arguments: argparse.Namespace) -> float:
 def percentile(values: list[float], percent: int) -> float:
     """Of at least two values."""
     return statistics.quantiles(values, n=100, method='inclusive')[percent - 1]
-
-
-def _processor_seconds_of(pid: int) -> float:
-    """User and system time of a process. Source: Linux, proc_pid_stat(5), fields 14 and 15."""
-    fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def wait_for(is_true: Any, process: subprocess.Popen[bytes]) -> None:

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from benchmarks.machine import commit, cpu_name
+from benchmarks.machine import commit, cpu_name, processor_seconds_of
 from vggt_ros.dds import free_domain, stay_on_this_machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ def start_node() -> tuple[float, float]:
     """Wall and processor seconds until the node waits for images."""
     with _started('node') as (process, wait_until_ready):
         seconds = wait_until_ready(1)
-        return seconds, _processor_seconds_of(process.pid)
+        return seconds, processor_seconds_of(process.pid)
 
 
 def start_again() -> tuple[float, float]:
@@ -45,7 +45,7 @@ def start_again() -> tuple[float, float]:
         wait_until_ready(1)
         os.kill(_child_of(process.pid), signal.SIGKILL)
         seconds = wait_until_ready(2)
-        return seconds, _processor_seconds_of(_child_of(process.pid))
+        return seconds, processor_seconds_of(_child_of(process.pid))
 
 
 @contextmanager
@@ -73,11 +73,6 @@ def _started(module: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[i
 
 def _child_of(pid: int) -> int:
     return int(Path(f'/proc/{pid}/task/{pid}/children').read_text().split()[0])
-
-
-def _processor_seconds_of(pid: int) -> float:
-    fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def run(code: str) -> tuple[float, float]:

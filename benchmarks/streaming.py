@@ -34,7 +34,6 @@ from benchmarks.meter import Operations
 from vggt import VGGT, StreamingVGGT, VGGTConfig, VGGTOutput, load_vggt
 from vggt_ros.core.memory import keep_freed_memory
 
-ROOT = Path(__file__).resolve().parents[1]
 HEADS = ('camera', 'depth')
 WINDOWS = ((8, 1), (8, 4), (16, 4))
 

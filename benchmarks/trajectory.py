@@ -46,7 +46,6 @@ from vggt_ros.core.submap import SeamStatus, Update
 from vggt_ros.core.trajectory import Trajectory, umeyama
 from vggt_ros.results.evaluate import evaluate
 
-ROOT = Path(__file__).resolve().parents[1]
 ALL_ERRORS = Errors()
 COARSE = {'voxel_size': 0.2, 'cloud_stride': 4}  # the cloud is not judged
 CONFIG = Config().with_values(

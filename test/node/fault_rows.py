@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from fault_bench import DEPTH, GAP_S, ODOM, SIZE, START_S, Bench, Outcome, stamp_of, to_time
-from robot import DEADLINE_S, OPTICAL, ROOT, SETTLE_S, NodeProcess
+from robot import DEADLINE_S, OPTICAL, ROOT, SETTLE_S, NodeProcess, wait_until
 from rosgraph_msgs.msg import Clock
 from safetensors.numpy import load_file, save_file
 from sensor_msgs.msg import CameraInfo, Image
@@ -592,7 +592,7 @@ def killed_writing(bench: Bench) -> None:
     bag = folder / 'result.mcap'
     with bench.fault():
         run = bench.start_program(command)
-        wait_until(lambda: bag.exists() and bag.stat().st_size > 3 << 20)
+        wait_until(lambda: bag.exists() and bag.stat().st_size > 3 << 20, deadline_s=START_S)
         run.kill()
         run.wait()
     written = bag.stat().st_size
@@ -633,17 +633,10 @@ def reach(node: NodeProcess, is_there: Callable[[], bool], act: Callable[[], obj
             act()
         return is_there()
 
-    wait_until(look, 0.1)
+    wait_until(look, deadline_s=START_S, period_s=0.1)
 
 
 def ask_to_save(bench: Bench, name: str) -> None:
     """Without waiting for the answer, once the node has a map; images go to all nodes alike."""
     bench.good(1)
     bench.client(Trigger, f'/{name}/save_map').call_async(Trigger.Request())
-
-
-def wait_until(is_true: Callable[[], object], period_s: float = 0.01) -> None:
-    deadline = time.monotonic() + START_S
-    while not is_true():
-        assert time.monotonic() < deadline, f'not within {START_S} s'
-        time.sleep(period_s)

@@ -157,11 +157,24 @@ class Robot(Node):
             return {}
 
     def wait_until(self, is_true: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
-        deadline = time.monotonic() + deadline_s
-        while not is_true():
+        def said() -> str:
             counts = {topic: len(messages) for topic, messages in self.received.items()}
-            assert time.monotonic() < deadline, f'no {what} within {deadline_s} s; received {counts}'
-            time.sleep(0.01)
+            return f'no {what}; received {counts}'
+
+        wait_until(is_true, said, deadline_s)
+
+
+def wait_until(
+    is_true: Callable[[], object],
+    said: Callable[[], str] = str,
+    deadline_s: float = DEADLINE_S,
+    period_s: float = 0.01,
+) -> None:
+    """Fails where it is not within the deadline, with what is said then."""
+    deadline = time.monotonic() + deadline_s
+    while not is_true():
+        assert time.monotonic() < deadline, f'not within {deadline_s} s: {said()}'
+        time.sleep(period_s)
 
 
 def rgb8(header: Header, image: np.ndarray) -> Image:

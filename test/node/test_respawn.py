@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from robot import DEADLINE_S, ROOT, NodeProcess
+from robot import DEADLINE_S, ROOT, NodeProcess, wait_until
 
 from vggt_ros.respawn import TRIES
 
@@ -29,13 +28,6 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until(is_true, node: NodeProcess) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_true():
-        assert time.monotonic() < deadline, node.text
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
 def test_a_node_that_crashes_is_followed_by_another(tmp_path: Path, number: signal.Signals) -> None:
     parameters = {'backend': 'fake', 'standalone': True}
@@ -43,12 +35,12 @@ def test_a_node_that_crashes_is_followed_by_another(tmp_path: Path, number: sign
     node.wait_for_text(READY)
     first = child_of(node)
     os.kill(first, signal.SIGSEGV)
-    wait_until(lambda: node.text.count(READY) == 2, node)
+    wait_until(lambda: node.text.count(READY) == 2, lambda: node.text)
     assert 'vggt: the node has ended by an error: starting it again' in node.text
     second = child_of(node)
     assert second != first
     code = node.stop(number)
-    wait_until(lambda: not is_alive(second), node)
+    wait_until(lambda: not is_alive(second), lambda: node.text)
     assert code == (-number if number == signal.SIGKILL else 0)
     assert 'Traceback' not in node.text
 

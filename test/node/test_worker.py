@@ -12,7 +12,7 @@ import pytest
 import rclpy
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
-from robot import DEADLINE_S, rgb8
+from robot import DEADLINE_S, rgb8, wait_until
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -137,10 +137,7 @@ def test_a_frame_that_waited_too_long_for_its_window_is_not_published_beside_the
         header.stamp.sec = i + 1
         mailbox.put(rgb8(header, np.zeros((48, 64, 3), np.uint8)))
     worker.start()
-    deadline = time.monotonic() + DEADLINE_S
-    while worker.tally.late + worker.tally.published < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: worker.tally.late + worker.tally.published >= 4)
     assert worker.stop(DEADLINE_S)
     for stamps in where.stamps.values():
         assert stamps == [second * 10**9 for second in seconds]
@@ -168,10 +165,7 @@ def test_what_waits_when_the_stream_pauses_goes_out_before_it_is_too_late() -> N
         header = Header(frame_id='camera')
         header.stamp.sec = second
         mailbox.put(rgb8(header, np.zeros((48, 64, 3), np.uint8)))
-    deadline = time.monotonic() + DEADLINE_S
-    while worker.tally.late + worker.tally.published < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: worker.tally.late + worker.tally.published >= 2)
     assert worker.stop(DEADLINE_S)
     assert worker.tally.late == 0
     assert all(stamps == [10**9, 2 * 10**9] for stamps in where.stamps.values())
@@ -210,10 +204,7 @@ def two_windows(sink: Slow) -> tuple[Worker, Pipeline]:
         header.stamp.sec = second
         mailbox.put(rgb8(header, np.zeros((48, 64, 3), np.uint8)))
     worker.start()
-    deadline = time.monotonic() + DEADLINE_S
-    while pipeline.statistics.windows < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: pipeline.statistics.windows >= 2)
     return worker, pipeline
 
 
@@ -274,15 +265,10 @@ def test_the_network_takes_what_waits_before_the_last_window_is_in_the_map() -> 
     for image in images[:2]:
         mailbox.put(image)
     worker.start()
-    deadline = time.monotonic() + DEADLINE_S
-    while worker.tally.published < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: worker.tally.published >= 4)
     assert seen == [True, True]
     mailbox.put(images[6])
-    while worker.tally.published < 6:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: worker.tally.published >= 6)
     assert worker.stop(DEADLINE_S)
     assert where.stamps['~/camera_pose'] == [second * 10**9 for second in (1, 2, 3, 4, 6, 7)]
     assert worker.tally.bad_images == 1
@@ -317,15 +303,10 @@ def test_a_window_does_not_wait_for_the_masks_of_the_next_one() -> None:
         masks.add(mask)
         mailbox.put(image)
     worker.start()
-    deadline = time.monotonic() + DEADLINE_S
-    while worker.tally.published < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: worker.tally.published >= 2)
     for mask in seen[2:]:
         masks.add(mask)
-    while worker.tally.published < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: worker.tally.published >= 4)
     assert worker.stop(DEADLINE_S)
     assert waited[0] < config.mask.timeout_s
     assert worker.tally.bad_images == 0

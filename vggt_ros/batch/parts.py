@@ -133,10 +133,10 @@ class PartsPredictor:
 
     def predict(self, window: Window) -> Prediction:
         """What the workers say of a window; their errors are raised here."""
-        asked = _key(window)
+        asked = window.key
         for number, (windows, future) in enumerate(self._waiting):
             for i, one in enumerate(windows):
-                if _key(one) == asked:
+                if one.key == asked:
                     self._forget(number)
                     predictions = future.result().predictions
                     if i == len(windows) - 1:
@@ -237,7 +237,3 @@ class _Scout(Pipeline):
 
     def _process(self, window: Window) -> Any:
         self._predictor.foresee(window)
-
-
-def _key(window: Window) -> tuple[object, ...]:
-    return window.shared, window.is_bridge, *(frame.key for frame in window.frames)

@@ -38,11 +38,6 @@ class _Begun:
     window: Window
     answer: Future[tuple[Prediction, float, float]]
 
-    def is_for(self, window: Window) -> bool:
-        """Whether this very window: the same frames, as new and as old."""
-        own, asked = self.window, window
-        return (own.shared, own.is_bridge) == (asked.shared, asked.is_bridge) and own.frames == asked.frames
-
     def holds(self, frame: Frame) -> bool:
         """Whether the frame is in it."""
         return any(frame is one for one in self.window.frames)
@@ -81,7 +76,7 @@ class Foresight:
 
     def predict(self, window: Window) -> Prediction:
         """Depth and cameras of a window; errors as the predictor's."""
-        if self._begun is None or not self._begun.is_for(window):
+        if self._begun is None or self._begun.window.key != window.key:
             self._drop()
             return self._hand_over(lambda: self._predictor.predict(window)).result()
         answer, self._begun = self._begun.answer, None

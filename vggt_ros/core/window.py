@@ -24,6 +24,11 @@ class Window:
     is_bridge: bool = False
 
     @property
+    def key(self) -> tuple[object, ...]:
+        """Windows of one stream that have the same are the same: frames, and which of them are new."""
+        return self.shared, self.is_bridge, *(frame.key for frame in self.frames)
+
+    @property
     def new(self) -> tuple[Frame, ...]:
         """The frames that no window held before."""
         return self.frames[self.shared :]
