@@ -264,13 +264,19 @@ def test_of_places_alike_as_a_whole_the_one_is_looked_at_whose_patches_say_so(mo
     assert np.isnan(looked_at[2][1])
 
 
-def test_a_loop_that_the_seams_cannot_allow_is_refused(monkeypatch: pytest.MonkeyPatch):
-    """Two corridors that are alike to the last stone: only the way between them tells."""
-    predictor = Drifting(scene.walk(40), bias=0.0)
+def walked(first: int, of: int) -> tuple[Pipeline, list[Frame]]:
+    """A pipeline that has the first frames of a walk without drift, and the others."""
+    predictor = Drifting(scene.walk(of), bias=0.0)
     pipeline = Pipeline(Config(), predictor)
     frames = scene.frames_of(predictor.world_from_cams)
-    for frame in frames[:36]:
+    for frame in frames[:first]:
         pipeline.add_frame(frame)
+    return pipeline, frames[first:]
+
+
+def test_a_loop_that_the_seams_cannot_allow_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """Two corridors that are alike to the last stone: only the way between them tells."""
+    pipeline, coming = walked(36, of=40)
     places = pipeline.back_end.loops.places
 
     def lie(index, prediction, shared):
@@ -279,7 +285,7 @@ def test_a_loop_that_the_seams_cannot_allow_is_refused(monkeypatch: pytest.Monke
         return Candidate(places[0], new, evidence, Sim3(1.0, np.eye(3), np.zeros(3)), 0.01)
 
     monkeypatch.setattr(pipeline.back_end.loops, 'visit', lie)
-    update = next(update for update in map(pipeline.add_frame, frames[36:]) if update is not None)
+    update = next(update for update in map(pipeline.add_frame, coming) if update is not None)
     assert not update.loop.is_closed
     assert update.loop.drift > 4
     assert pipeline.statistics.loops_rejected >= 1
@@ -301,13 +307,9 @@ def back_at_the_first_place(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_loop_errs_as_two_seams_and_by_what_the_points_of_both_visits_lie_apart(monkeypatch: pytest.MonkeyPatch):
-    predictor = Drifting(scene.walk(24), bias=0.0)
-    pipeline = Pipeline(Config(), predictor)
-    frames = scene.frames_of(predictor.world_from_cams)
-    for frame in frames[:20]:
-        pipeline.add_frame(frame)
+    pipeline, coming = walked(20, of=24)
     back_at_the_first_place(pipeline, monkeypatch, spread=0.5)
-    update = next(update for update in map(pipeline.add_frame, frames[20:]) if update is not None)
+    update = next(update for update in map(pipeline.add_frame, coming) if update is not None)
     assert (update.loop.is_closed, update.loop.drift) == (True, pytest.approx(0.0, abs=1e-6))
     (loop,) = pipeline.back_end.graph.loops
     depth = np.nanmedian(pipeline.back_end.loops.places[0].sketch.depth)
@@ -317,11 +319,7 @@ def test_a_loop_errs_as_two_seams_and_by_what_the_points_of_both_visits_lie_apar
 
 
 def test_points_follow_once_their_window_has_moved_by_half_a_voxel_in_all(monkeypatch: pytest.MonkeyPatch):
-    predictor = Drifting(scene.walk(44), bias=0.0)
-    pipeline = Pipeline(Config(), predictor)
-    frames = scene.frames_of(predictor.world_from_cams)
-    for frame in frames[:20]:
-        pipeline.add_frame(frame)
+    pipeline, coming = walked(20, of=44)
     step = np.array([0.3 * pipeline.map.voxels.voxel_size, 0.0, 0.0])
     followed: list[tuple[int, float]] = []
 
@@ -336,7 +334,7 @@ def test_points_follow_once_their_window_has_moved_by_half_a_voxel_in_all(monkey
     monkeypatch.setattr(PoseGraph, 'settle', settle)
     monkeypatch.setattr(VoxelMap, 'move', move)
     back_at_the_first_place(pipeline, monkeypatch)
-    updates = [update for update in map(pipeline.add_frame, frames[20:]) if update is not None]
+    updates = [update for update in map(pipeline.add_frame, coming) if update is not None]
     assert [update.loop.is_closed for update in updates] == [True] * 6
     # five of the six loops are solved by the last window: of five steps of 0.3 every second one makes 0.6
     assert followed == [(0, pytest.approx(2.0)), (0, pytest.approx(2.0))]
