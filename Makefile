@@ -1,5 +1,5 @@
 # make demo    see 3D made from real camera frames
-# make test    the tests; TEST_ARGS="-m 'not slow' test/core" chooses
+# make test    the tests, two files at a time; TEST_ARGS="-m 'not slow' test/core" chooses, TEST_PROCESSES=0 is one by one
 # make lint    ruff and mypy
 # make docs    the documentation, to build/docs/index.html; any warning is an error
 # make fuzz    decoders and readers against strange inputs, FUZZ_ARGS='image --runs 100000'
@@ -22,6 +22,7 @@ VENV ?= .venv
 TORCH_REQUIREMENTS ?= requirements/torch-cpu.txt
 DEMO_ARGS ?=
 TEST_ARGS ?=
+TEST_PROCESSES ?= 2
 FUZZ_ARGS ?= all
 MUTANTS_ARGS ?=
 
@@ -49,7 +50,7 @@ demo: environment
 	$(BIN)/vggt_ros demo $(DEMO_ARGS)
 
 test: environment $(DONE)/dev
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
 
 lint: environment $(DONE)/dev
 	$(BIN)/ruff check

@@ -21,7 +21,10 @@ DOMAINS = range(1, 102)  # above, ports clash with those the system hands out (L
 # On loopback a participant looks for others at so many ports: the 33rd of a domain is told of nothing that starts after
 # it. Source: rmw_fastrtps, participant.cpp (maxInitialPeersRange); measured with 35 contexts in one process.
 MOST_PARTICIPANTS = 32
+_FIRST_PORT, _PORTS = 7410, 250  # of the first participant of domain 0, and from there to that of the next domain
 ROOM_BYTES = 4 * 32 * 2**20  # several processes with segments of 32 MiB; a container has 64 MiB unless told otherwise
+
+_claims: list[socket.socket] = []  # on the domain that this process was given last
 
 
 def make_room_for_images() -> None:
@@ -54,12 +57,26 @@ def wireless_profile() -> Path:
 def free_domain() -> int:
     """A domain that nobody on this machine is in, so that demonstrations and tests beside each other do not meet.
 
+    It stays this process's own, against others that look for one before anybody has joined it, until the process ends
+    or asks for the next.
+
     Raises:
         VggtRosError: every domain is in use.
     """
     for domain_id in random.SystemRandom().sample(DOMAINS, len(DOMAINS)):
-        if not participants(domain_id):
-            return domain_id
+        if participants(domain_id):
+            continue
+        claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            # Just below the participants is a port that DDS has no use for.
+            claim.bind(('127.0.0.1', _FIRST_PORT - 1 + _PORTS * domain_id))
+        except OSError:
+            claim.close()
+            continue
+        while _claims:
+            _claims.pop().close()
+        _claims.append(claim)
+        return domain_id
     raise VggtRosError(f'domains {DOMAINS[0]} to {DOMAINS[-1]} are all in use on this machine; end what is not needed')
 
 
@@ -68,7 +85,7 @@ def participants(domain_id: int) -> list[int]:
 
     Source: OMG DDSI-RTPS 2.5, section 9.6.2.3: port = 7400 + 250 domain + 10 + 2 participant.
     """
-    return [one for one in range(MOST_PARTICIPANTS) if not _can_bind(7410 + 250 * domain_id + 2 * one)]
+    return [one for one in range(MOST_PARTICIPANTS) if not _can_bind(_FIRST_PORT + _PORTS * domain_id + 2 * one)]
 
 
 def _can_bind(port: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import pytest
 
@@ -21,8 +22,12 @@ PROFILE = settings(
 
 
 @pytest.fixture(autouse=True)
-def silence() -> None:
-    logging.getLogger('vggt_ros').setLevel(logging.ERROR)
+def silence() -> Iterator[None]:
+    ours = logging.getLogger('vggt_ros')
+    level = ours.level
+    ours.setLevel(logging.ERROR)
+    yield
+    ours.setLevel(level)
 
 
 @pytest.mark.parametrize('name', TARGETS)

@@ -67,6 +67,15 @@ def test_a_free_domain_has_nobody_in_it(domain: int) -> None:
     rclpy.shutdown(context=context)
 
 
+def test_a_domain_that_was_given_is_nobody_elses_before_anybody_is_in_it() -> None:
+    mine = free_domain()
+    asking = 'from vggt_ros.dds import free_domain; print(*(free_domain() for _ in range(1000)))'
+    given = subprocess.run([sys.executable, '-c', asking], capture_output=True, text=True, check=True).stdout.split()
+    assert participants(mine) == []
+    assert len(set(given)) > 50
+    assert str(mine) not in given
+
+
 def test_a_full_shared_memory_is_said_and_how_to_have_more(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
