@@ -12,7 +12,7 @@ import math
 import numpy as np
 import torch
 
-from training.paths import cam_from_world
+from training.paths import LEAST_RADIUS_M, walk_round, way_round
 from training.renderer import render
 from training.scenes import Scene, make_scene
 from training.windows import HELD_BACK_SEED, IMAGE_SIZE, develop
@@ -24,7 +24,6 @@ from vggt_ros.core.trajectory import Trajectory
 FRAME_NS = 100_000_000  # ten pictures a second
 START_NS = 1_000_000_000_000
 FOV = math.radians(70)  # across
-CLEARANCE_M = 0.3
 TRIES = 200  # rooms looked at until one has a way round
 CHUNK = 25  # pictures rendered at a time
 APART_M = 30.0  # from one room to the next: nothing of one is seen from the other
@@ -80,41 +79,6 @@ class RenderedWalk:
         return self.reference.world_from_cam[rows], self._depth[rows], self._images[rows]
 
 
-def walk_round(scene: Scene, frames: int, laps: float, rng: np.random.Generator) -> np.ndarray:
-    """[frames, 4, 4] cam_from_world along an ellipse through the room, looking ahead and about; metres.
-
-    The second lap does not step where the first did: it is off by some centimetres and degrees, as a robot is.
-    """
-    centre, radius = _ellipse(scene, rng)
-    angle = rng.uniform(0, 2 * math.pi) + 2 * math.pi * laps * np.arange(frames) / frames
-    sway = 0.03 * np.sin(angle[:, None] * np.array([0.37, 0.53, 0.71]) + rng.uniform(0, 6, 3))
-    places = np.column_stack([centre[0] + radius[0] * np.cos(angle), centre[1] + radius[1] * np.sin(angle)])
-    places = np.column_stack([places, np.full(frames, centre[2])]) + sway
-    ahead = np.arctan2(radius[1] * np.cos(angle), -radius[0] * np.sin(angle))
-    yaw = np.unwrap(ahead) - math.radians(25)  # a little towards the wall
-    yaw += math.radians(4) * np.sin(0.61 * angle + rng.uniform(0, 6))
-    pitch = math.radians(8) + math.radians(2) * np.sin(0.83 * angle)
-    path = np.tile(np.eye(4), (frames, 1, 1))
-    path[:, :3] = [cam_from_world(p, y, q, 0.0) for p, y, q in zip(places, yaw, pitch, strict=True)]
-    return path
-
-
-def _ellipse(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Centre [3] and radii [2] of the widest free way round among some drawn; radius 0 where there is none."""
-    half = scene.room.half[0].numpy()
-    best = np.zeros(3), np.zeros(2)
-    turn = np.linspace(0, 2 * math.pi, 120)
-    for _ in range(60):
-        radius = rng.uniform(0.35, 0.75) * (half[:2] - CLEARANCE_M)
-        centre = np.append(rng.uniform(-0.15, 0.15, 2) * half[:2], rng.uniform(1.0, 1.6))
-        places = np.column_stack(
-            [centre[0] + radius[0] * np.cos(turn), centre[1] + radius[1] * np.sin(turn), np.full(120, centre[2])]
-        )
-        if scene.clearance(places).min() > CLEARANCE_M and radius.min() > best[1].min():
-            best = centre, radius
-    return best
-
-
 def _rooms(seed: int, count: int) -> list[Scene]:
     """Rooms with a way round; all have the textures of the first, on their walls too."""
     found: list[Scene] = []
@@ -125,7 +89,7 @@ def _rooms(seed: int, count: int) -> list[Scene]:
                 scene.room, texture=found[0].room.texture, period=found[0].room.period, offset=found[0].room.offset
             )
             scene = dataclasses.replace(scene, atlas=found[0].atlas, room=room)
-        if _ellipse(scene, np.random.default_rng(seed))[1].min() > 0.9:
+        if way_round(scene, np.random.default_rng(seed))[1].min() > LEAST_RADIUS_M:
             found.append(scene)
         if len(found) == count:
             return found

@@ -1,6 +1,8 @@
-"""Camera paths: how the frames of a window came about. Hand-held, wheeled, turning in place, sideways."""
+"""Camera paths: how the frames of a window came about. Hand-held, wheeled, turning in place, sideways, round a room."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -9,6 +11,8 @@ from training.scenes import Scene, camera_centres, random_rotation
 KINDS = ('hand_held', 'wheeled', 'turning', 'sideways', 'orbit')
 _SHARES, _SHARES_OF_SIGHTS = (0.4, 0.25, 0.15, 0.2, 0.0), (0.35, 0.15, 0.1, 0.2, 0.2)
 _CLEARANCE_M = 0.25  # no camera closer to a surface than this
+_WAY_CLEARANCE_M = 0.3  # likewise on a way round a room
+LEAST_RADIUS_M = 0.9  # of a way round a room that is worth a walk
 _SHARED_VIEW = 0.65  # largest turn between any two frames, as a share of the horizontal field of view
 _TRIES = 60
 _REST_PITCH_DEG = 8.0  # downwards: people and robots mind the floor
@@ -73,6 +77,50 @@ def tumble(rng: np.random.Generator, scene: Scene, path: np.ndarray) -> np.ndarr
             turned = rotation @ turn.T
             return np.concatenate([turned, -turned @ moved[..., None]], axis=2)
     return path
+
+
+def walk_round(
+    scene: Scene, frames: int, laps: float, rng: np.random.Generator, aside: float = math.radians(25)
+) -> np.ndarray:
+    """[frames, 4, 4] cam_from_world along an ellipse through the room, looking ahead and about; metres.
+
+    The second lap does not step where the first did: it is off by some centimetres and degrees, as a robot is.
+
+    Args:
+        scene: a room with a way round.
+        frames: number of views.
+        laps: times round the room, to the left.
+        rng: source of chance.
+        aside: how far to the right of straight on the camera looks, radians: towards the wall.
+    """
+    centre, radius = way_round(scene, rng)
+    angle = rng.uniform(0, 2 * math.pi) + 2 * math.pi * laps * np.arange(frames) / frames
+    sway = 0.03 * np.sin(angle[:, None] * np.array([0.37, 0.53, 0.71]) + rng.uniform(0, 6, 3))
+    places = np.column_stack([centre[0] + radius[0] * np.cos(angle), centre[1] + radius[1] * np.sin(angle)])
+    places = np.column_stack([places, np.full(frames, centre[2])]) + sway
+    ahead = np.arctan2(radius[1] * np.cos(angle), -radius[0] * np.sin(angle))
+    yaw = np.unwrap(ahead) - aside
+    yaw += math.radians(4) * np.sin(0.61 * angle + rng.uniform(0, 6))
+    pitch = math.radians(8) + math.radians(2) * np.sin(0.83 * angle)
+    path = np.tile(np.eye(4), (frames, 1, 1))
+    path[:, :3] = [cam_from_world(p, y, q, 0.0) for p, y, q in zip(places, yaw, pitch, strict=True)]
+    return path
+
+
+def way_round(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Centre [3] and radii [2] of the widest free ellipse among some drawn, metres; radii 0 where there is none."""
+    half = scene.room.half[0].numpy()
+    best = np.zeros(3), np.zeros(2)
+    turn = np.linspace(0, 2 * math.pi, 120)
+    for _ in range(_TRIES):
+        radius = rng.uniform(0.35, 0.75) * (half[:2] - _WAY_CLEARANCE_M)
+        centre = np.append(rng.uniform(-0.15, 0.15, 2) * half[:2], rng.uniform(1.0, 1.6))
+        places = np.column_stack(
+            [centre[0] + radius[0] * np.cos(turn), centre[1] + radius[1] * np.sin(turn), np.full(120, centre[2])]
+        )
+        if scene.clearance(places).min() > _WAY_CLEARANCE_M and radius.min() > best[1].min():
+            best = centre, radius
+    return best
 
 
 def cam_from_world(position: np.ndarray, yaw: float, pitch: float, roll: float) -> np.ndarray:

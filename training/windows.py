@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.homes import make_home
-from training.paths import draw_path, tumble
+from training.paths import LEAST_RADIUS_M, draw_path, tumble, walk_round, way_round
 from training.renderer import render
-from training.scenes import make_empty_room, make_scene, scatter
+from training.scenes import Scene, make_empty_room, make_scene, scatter
 
 HELD_BACK_SEED = 1_000_000  # scenes from this seed on are for evaluation and are never trained on
 IMAGE_SIZE = (96, 128)  # height and width of the pictures that nano is trained on
-SCENERY = ('furnished', 'bare', 'scattered', 'home')
+SCENERY = ('furnished', 'bare', 'scattered', 'home', 'walk')
 _MID_GREY, _TOO_BRIGHT = (0.2, 0.45), (0.2, 0.9)
 _FOV_DEG = (45.0, 85.0)  # horizontal: from a long lens to the wide ones on robots
 
@@ -58,7 +58,8 @@ def make_window(
         device: where the rays are cast; the window comes back on the CPU.
         scenery: one of SCENERY. 'bare' is a furnished room with painted surfaces in a picture that may be too bright;
             'scattered' are solids afloat, seen from any attitude; 'home' is a room with furniture that people know,
-            with shadows and daylight, seen by who looks at a piece of it.
+            with shadows and daylight, seen by who looks at a piece of it; 'walk' is a piece of a walk round a furnished
+            room, where a camera that goes ahead turns so far that walls come no nearer.
 
     Raises:
         ValueError: there is no such scenery.
@@ -72,7 +73,10 @@ def make_window(
     else:
         scene = make_empty_room(rng) if scenery == 'scattered' else make_scene(rng, bare=scenery == 'bare')
     fov = np.radians(rng.uniform(*_FOV_DEG))
-    drawn = draw_path(rng, scene, frames, fov, sights)
+    if scenery == 'walk':
+        scene, drawn = _walk(rng, scene, frames, fov)
+    else:
+        drawn = draw_path(rng, scene, frames, fov, sights)
     if scenery == 'scattered':
         drawn = tumble(rng, scene, drawn)
         scene = scatter(rng, scene, drawn, fov)
@@ -83,6 +87,14 @@ def make_window(
     colour, depth = render(scene.to(device), path.to(device), K.to(device), image_size)
     brightness = _TOO_BRIGHT if scenery in ('bare', 'home') else _MID_GREY
     return Window(develop(colour.cpu(), rng, brightness), depth.cpu(), path, K.contiguous())
+
+
+def _walk(rng: np.random.Generator, scene: Scene, frames: int, fov: float) -> tuple[Scene, np.ndarray]:
+    """A room with a way round, the given one if it has, and a piece of that way [frames, 3, 4] that stays in view."""
+    while way_round(scene, rng)[1].min() < LEAST_RADIUS_M:
+        scene = make_scene(rng)
+    laps = rng.uniform(0.2, 0.9) * fov / (2 * np.pi)
+    return scene, walk_round(scene, frames, laps, rng, aside=np.radians(rng.uniform(-75, 75)))[:, :3]
 
 
 def develop(colour: Tensor, rng: np.random.Generator, brightness: tuple[float, float] = _MID_GREY) -> Tensor:

@@ -14,7 +14,7 @@ from training.renderer import render
 from training.scenes import Scene, Solids, Sun, make_empty_room, make_scene, scatter
 from training.textures import TextureAtlas, draw_textures
 from training.windows import HELD_BACK_SEED, make_window
-from vggt.geometry import project_points, world_points_from_depth
+from vggt.geometry import invert_rigid, project_points, world_points_from_depth
 
 LOOK_ALONG_X = torch.tensor([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])  # rows: right, down, forward in a world with z up
 
@@ -207,6 +207,7 @@ def test_same_seed_same_window_and_another_seed_another() -> None:
         (0, 'bare'),
         (0, 'home'),
         (1, 'home'),
+        (0, 'walk'),
     ],
 )
 def test_window_is_complete_and_its_cameras_are_rigid(seed: int, scenery: str) -> None:
@@ -241,6 +242,20 @@ def test_paths_stay_in_free_space_and_keep_a_shared_view() -> None:
     assert cleared >= 38  # a crowded room may leave no way out after the last try
 
 
+def test_on_a_walk_the_camera_goes_ahead_and_nothing_comes_nearer_on_average() -> None:
+    ahead, nearer, turns = [], [], []
+    for seed in range(20):
+        window = make_window(seed, scenery='walk')
+        first_from_last = window.cam_from_world[0] @ invert_rigid(window.cam_from_world[-1])
+        ahead.append(float(first_from_last[2, 3]))
+        nearer.append(float(window.depth[0].log().mean() - window.depth[-1].log().mean()))
+        cosine = window.cam_from_world[0, 2, :3] @ window.cam_from_world[-1, 2, :3]
+        turns.append(float(torch.arccos(cosine) / (2 * torch.arctan(64 / window.K[0, 0, 0]))))
+    assert np.median(ahead) > 0.4  # metres
+    assert abs(np.median(nearer)) < 0.1
+    assert max(turns) < 0.95  # of the field of view
+
+
 def test_among_scattered_solids_neither_up_nor_size_tells_of_depth() -> None:
     """Gravity points anywhere in the picture, and a solid fills as much of it near as far."""
     down, depths, angles = [], [], []
@@ -269,5 +284,5 @@ def test_a_bare_room_shows_less_and_a_scenery_that_is_none_is_named() -> None:
         return float((pictures.mean(1).diff(dim=2).abs() < 6).float().mean())
 
     assert still('bare') > still('furnished') + 0.1
-    with pytest.raises(ValueError, match="furnished, bare, scattered, home, got 'none'"):
+    with pytest.raises(ValueError, match="furnished, bare, scattered, home, walk, got 'none'"):
         make_window(0, scenery='none')
