@@ -241,13 +241,6 @@ def test_every_other_source_finds_the_same_metres(source):
     assert pipeline.metres.factor * network.scales[0] == pytest.approx(1.0, rel=0.01)
 
 
-def test_a_baseline_without_a_second_camera_is_told():
-    config = config_of(scale_source='baseline', camera_baseline=0.12)
-    updates, _, _ = run(config, drive(9)[1], Evidence.of(config))
-    assert not updates[-1].metric
-    assert 'one camera' in updates[-1].scale.describe()
-
-
 def test_a_gap_in_the_images_does_not_cost_the_scale():
     """After it the map goes on at the scale that the evidence gives, not at the one that was guessed."""
     base_from_cam = mounted()

@@ -188,7 +188,7 @@ def test_given_and_absent_scales_need_no_evidence():
 
 
 def test_settings_that_contradict_each_other_are_refused():
-    with pytest.raises(ConfigError, match='camera_baseline'):
+    with pytest.raises(ConfigError, match='camera_names of two cameras'):
         Config().with_values({'scale_source': 'baseline'})
     with pytest.raises(ConfigError, match='scale_horizon'):
         ScaleConfig(scale_horizon=4)

@@ -12,7 +12,6 @@ from scipy.spatial.transform import Rotation
 
 from vggt_ros.core.errors import ShapeError
 from vggt_ros.core.geometry import Sim3, invert_rigid, unproject_depth
-from vggt_ros.core.metric.baseline_scale import measure_baseline
 from vggt_ros.core.metric.depth_scale import measure_depth, paired_depths
 from vggt_ros.core.metric.evidence import MAX_POINTS, Evidence
 from vggt_ros.core.metric.floor_scale import measure_floor
@@ -244,50 +243,6 @@ class TestFloor:
         said = measure_floor(window_of(cams), cams[0, :3, :3].T @ UP, np.full(4, 0.9), math.radians(10))
         assert isinstance(said, NoEvidence)
         assert 'floor' in said.reason
-
-
-class TestBaseline:
-    """A second camera at a known distance."""
-
-    @pytest.mark.parametrize('scale', SCALES)
-    def test_known_scale_from_two_cameras(self, scale):
-        left = scene.walk(4)
-        both = np.stack([cam for pair in zip(left, left @ rigid(shift=(0.12, 0, 0)), strict=True) for cam in pair])
-        window = window_of(both, scale)
-        stamps = tuple(scene.START_NS + (i // 2) * scene.FRAME_NS + (i % 2) * 1_000_000 for i in range(8))
-        window = dataclasses.replace(window, stamps_ns=stamps, frame_ids=('left', 'right') * 4)
-        assert metres(measure_baseline(window, 0.12, 2_000_000)) * scale == pytest.approx(1.0, rel=1e-9)
-        assert isinstance(measure_baseline(window, 0.12, 500_000), NoEvidence)  # not of one moment
-
-    def test_pairs_that_differ_give_their_median_and_its_error(self):
-        left = scene.walk(4)
-        right = np.stack(
-            [cam @ rigid(shift=(0.12 * off, 0, 0)) for cam, off in zip(left, (1.0, 1.1, 0.9, 1.2), strict=True)]
-        )
-        both = np.stack([cam for pair in zip(left, right, strict=True) for cam in pair])
-        stamps = tuple(scene.START_NS + (i // 2) * scene.FRAME_NS for i in range(8))
-        window = dataclasses.replace(window_of(both), stamps_ns=stamps, frame_ids=('left', 'right') * 4)
-        said = measure_baseline(window, 0.12, 0)
-        logs = -np.log([1.0, 1.1, 0.9, 1.2])
-        assert said.log_metres == pytest.approx(np.median(logs), abs=1e-9)
-        deviation = 1.4826 * np.median(np.abs(logs - np.median(logs)))  # of a normal distribution
-        assert said.sigma == pytest.approx(deviation / 2, rel=1e-3)  # four pairs
-
-    def test_what_no_baseline_can_tell_is_said(self):
-        window = dataclasses.replace(window_of(scene.walk(4)), frame_ids=('a', 'b', 'c', 'a'))
-        said = measure_baseline(window, 0.12, 10**9)
-        assert (said.reason, said.is_conflict) == ('one baseline cannot tell 3 cameras apart (a, b, c)', True)
-        window = dataclasses.replace(window, frame_ids=('a', 'b', 'a', 'b'))
-        said = measure_baseline(window, 0.12, 0)
-        assert (said.reason, said.is_conflict) == ('no two frames of the two cameras belong to one moment', False)
-        standing = window_of(np.stack([scene.look([0, 0, 0], 0)] * 2))  # both in one place: no baseline
-        said = measure_baseline(dataclasses.replace(standing, frame_ids=('a', 'b')), 0.12, 10**12)
-        assert isinstance(said, NoEvidence)
-
-    def test_one_camera_has_no_baseline(self):
-        said = measure_baseline(window_of(scene.walk(4)), 0.12, 10**9)
-        assert isinstance(said, NoEvidence)
-        assert 'one camera' in said.reason
 
 
 class TestUp:

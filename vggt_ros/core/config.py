@@ -290,9 +290,6 @@ class ScaleConfig(Section):
         at_least=0,
         at_most=100,
     )
-    camera_baseline: float = setting(
-        0.0, 'metres between the two cameras, for scale_source baseline', at_least=0, at_most=100
-    )
     gravity_source: str = setting(
         'mount',
         'what makes the map level: mount (the robot stands level at the start), imu, or none',
@@ -521,11 +518,8 @@ class Config:
     def __post_init__(self) -> None:
         for one in settings():
             one.check(getattr(getattr(self, one.section), one.field))
-        if self.scale.scale_source == 'baseline' and not self.scale.camera_baseline and not self.rig.cameras:
-            raise ConfigError(
-                'scale_source baseline needs camera_baseline, the metres between the two cameras, or camera_names of a '
-                'rig, whose mounts TF knows'
-            )
+        if self.scale.scale_source == 'baseline' and not self.rig.cameras:
+            raise ConfigError('scale_source baseline needs camera_names of two cameras or more, whose mounts TF knows')
         if self.scale.scale_source == 'tf' and self.frames.publish_odom_to_base_tf:
             raise ConfigError(
                 f'scale_source tf reads {self.frames.odom_frame} -> {self.frames.base_frame}, which this node would '

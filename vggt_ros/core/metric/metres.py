@@ -17,7 +17,7 @@ import numpy as np
 from vggt_ros.core.config import ScaleConfig
 from vggt_ros.core.covariance import LOST
 from vggt_ros.core.geometry import Sim3
-from vggt_ros.core.metric.baseline_scale import measure_baseline, measure_rig
+from vggt_ros.core.metric.baseline_scale import measure_rig
 from vggt_ros.core.metric.depth_scale import measure_depth
 from vggt_ros.core.metric.evidence import Evidence
 from vggt_ros.core.metric.floor_scale import measure_floor
@@ -170,10 +170,8 @@ class Metres:
                 prediction,
                 [evidence.points_in(*frame) if use else None for frame, use in zip(frames, is_decoded, strict=True)],
             )
-        if source == 'baseline' and prediction.views:
-            return measure_rig(prediction)
         if source == 'baseline':
-            return measure_baseline(prediction, self.config.camera_baseline, round(self.config.scale_sync_s * 1e9))
+            return measure_rig(prediction)
         heights = np.array([self.config.camera_height or self._mounted_height(*frame) for frame in frames])
         if not heights.min() > 0:
             return NoEvidence('camera_height is not set, and base -> camera in TF does not tell it', True)
