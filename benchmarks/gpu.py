@@ -73,7 +73,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SIZES = ((392, 518), (294, 518))
 REPEATS = 20
 ROW_S = 1.0  # of a row of `latency`, its warm-up apart
-SCENERY_MIX = ('home', 'furnished', 'home', 'bare', 'home', 'furnished', 'home', 'scattered')  # of training, by lot
+SCENERY_MIX = ('home', 'furnished', 'home', 'walk', 'home', 'furnished', 'walk', 'scattered')  # of training, by lot
 SLACK_S = 5.0  # after the time of a part is up, before it is cut off
 
 
@@ -644,7 +644,7 @@ def training(bench: Bench) -> None:
     minutes = 0.2 if bench.quick else bench.arguments.minutes
     folder = ROOT / 'runs' / ('gpu_quick' if bench.quick else 'gpu')  # git-ignored, and kept: the weights are in it
     run(bench, 'training.evaluate', seed=1_000_000, scenes=scenes)
-    pool, begin = folder / 'pool', 118_000  # the windows before were seen in training
+    pool, begin = folder / 'pool', 125_000  # the windows before were seen in training
     end = str(begin + (64 if bench.quick else 100_000))
     command = [sys.executable, '-m', 'training.pool', str(pool), '--windows', end]
     subprocess.run([*command, '--begin', end], cwd=ROOT, check=True)  # the folder, before several fill it
