@@ -7,6 +7,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from vggt_ros.core.errors import OutOfMemoryError, PredictionError, VggtRosError
 from vggt_ros.core.foresight import Foresight
 from vggt_ros.core.frame import Frame
 from vggt_ros.core.pipeline import Pipeline
+from vggt_ros.core.planner import Plan
 from vggt_ros.core.prediction import Prediction
 from vggt_ros.core.predictor import FakePredictor
 from vggt_ros.core.submap import Update
@@ -199,6 +201,41 @@ def test_time_before_the_question_counts_as_the_networks() -> None:
     assert update.times.network_s > 0.09
 
 
+@pytest.mark.parametrize('asked_s, ahead_s', [(9.0, 0.0), (11.0, 1.0), (15.0, 2.0)])
+def test_time_ahead_is_the_networks_before_the_question(
+    monkeypatch: pytest.MonkeyPatch, asked_s: float, ahead_s: float
+) -> None:
+    """The network begins with the window at 10 s and is done with it at 12 s."""
+    seconds = {'vggt_network': [12.0, 10.0], threading.current_thread().name: [asked_s]}
+    clock = SimpleNamespace(perf_counter=lambda: seconds[threading.current_thread().name].pop())
+    monkeypatch.setattr('vggt_ros.core.foresight.time', clock)
+    network, window = Foresight(FakePredictor(CONFIG)), Window(tuple(scene.frames_of(scene.walk(4))), 0)
+    network.begin(window)
+    assert network.predict(window).ahead_s == ahead_s
+
+
+def test_what_else_a_network_is_asked_its_thread_answers() -> None:
+    asked: list[tuple[object, ...]] = []
+
+    class Preparing(FakePredictor):
+        def warm_up(self, *sizes: object) -> Plan:
+            asked.append((threading.current_thread().name, *sizes))
+            return plan
+
+        def predict_apart(self, window: Window) -> Prediction:
+            asked.append((threading.current_thread().name, window))
+            return super().predict_apart(window)
+
+    plan, window = Plan(CONFIG.window, (42, 56), 1, ''), Window(tuple(scene.frames_of(scene.walk(3))), 0)
+    network = Foresight(Preparing(CONFIG))
+    assert network.warm_up(CONFIG.window, 0.5) is plan
+    assert network.warm_up(CONFIG.window) is plan
+    assert network.predict_apart(window).stamps_ns == tuple(frame.stamp_ns for frame in window.frames)
+    on = 'vggt_network'
+    assert asked == [(on, CONFIG.window, 0.5), (on, CONFIG.window, 0.0), (on, window)]
+    assert Foresight(FakePredictor(CONFIG)).warm_up(CONFIG.window) is None  # nothing to prepare
+
+
 def test_what_fails_ahead_is_told_when_it_is_asked_for_and_only_then() -> None:
     class Failing(FakePredictor):
         def predict(self, window: Window) -> Prediction:
@@ -237,6 +274,7 @@ def test_the_thread_ends_with_the_last_user() -> None:
     with contextlib.suppress(VggtRosError):
         foresight.predict(Window(tuple(scene.frames_of(scene.walk(2))), 0))
     (thread,) = foresight.running
+    assert thread.daemon  # a network that hangs must not keep the process from ending
     del foresight
     thread.join(DEADLINE_S)  # without anything being collected
     assert not thread.is_alive()
