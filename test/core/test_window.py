@@ -140,5 +140,29 @@ def test_only_the_first_part_of_a_bridge_is_one():
     assert [part.is_bridge for part in buffer.halve(Window(frames, 2, is_bridge=True))] == [True, False]
 
 
+def test_the_window_that_is_foreseen_is_the_one_that_comes():
+    buffer = WindowBuffer(WindowConfig(size=4, stride=2))
+    frames = [Frame(i, np.zeros((1, 1, 3), np.uint8), 'camera') for i in range(30)]
+
+    def next_window(missing):
+        coming, later = [frames.pop(0) for _ in range(missing)], frames[:5]
+        assert buffer.foresee(coming[:-1]) is None
+        foreseen = buffer.foresee([*coming, *later])
+        *earlier, window = map(buffer.add, coming)
+        assert earlier == [None] * (missing - 1)
+        assert foreseen.key == window.key
+        return window
+
+    first, second = next_window(4), next_window(2)
+    assert second.shared == 2
+    buffer.begin_with(first)
+    bridge = next_window(2)
+    assert bridge.is_bridge
+    buffer.retract(bridge)
+    assert next_window(2).shared == 0
+    buffer.resize(WindowConfig(size=6, stride=3))
+    assert next_window(4).shared == 2
+
+
 def stamps_of(window):
     return [frame.stamp_ns for frame in window.frames]

@@ -12,6 +12,7 @@ import pytest
 import rclpy
 
 from vggt_ros import dds
+from vggt_ros.core.errors import VggtRosError
 from vggt_ros.dds import DOMAINS, PROFILES, free_domain, participants, wireless_profile
 from vggt_ros.distro import this_distro
 
@@ -74,6 +75,12 @@ def test_a_domain_that_was_given_is_nobody_elses_before_anybody_is_in_it() -> No
     assert participants(mine) == []
     assert len(set(given)) > 50
     assert str(mine) not in given
+
+
+def test_where_every_domain_is_in_use_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dds, 'participants', lambda domain_id: [0])
+    with pytest.raises(VggtRosError, match='domains 1 to 101 are all in use on this machine'):
+        free_domain()
 
 
 def test_a_full_shared_memory_is_said_and_how_to_have_more(

@@ -237,14 +237,20 @@ class Elsewhere(FakePredictor):
 
 
 def test_the_network_takes_what_waits_before_the_last_window_is_in_the_map() -> None:
-    """Images are decoded ahead then: one that cannot be is told, and the others go on."""
+    """Images are decoded ahead then: one that cannot be is told, and the others go on. Settings change meanwhile."""
     config = Config().with_values(
         {'backend': 'fake', 'window_size': 2, 'window_stride': 2, 'camera_info_timeout_s': 0.0, 'max_frame_gap_s': 0.0}
     )
     where, network = Nowhere(), Elsewhere(config)
     mailbox: Mailbox[Any] = Mailbox(2, time.monotonic)
     pipeline = Pipeline(config, Foresight(network))
-    worker = Worker(pipeline, Encoder(config, ros_messages(), pipeline.points), where, where, lambda: config, mailbox)
+    asked = set()
+
+    def settings() -> Config:
+        asked.add(pipeline.statistics.windows)
+        return config
+
+    worker = Worker(pipeline, Encoder(config, ros_messages(), pipeline.points), where, where, settings, mailbox)
     insert, seen = pipeline.map.insert, []
 
     def watched(submap: Submap) -> Update:
@@ -267,11 +273,41 @@ def test_the_network_takes_what_waits_before_the_last_window_is_in_the_map() -> 
     worker.start()
     wait_until(lambda: worker.tally.published >= 4)
     assert seen == [True, True]
+    assert asked >= {0, 1}  # also where the next window waits already
     mailbox.put(images[6])
     wait_until(lambda: worker.tally.published >= 6)
     assert worker.stop(DEADLINE_S)
     assert where.stamps['~/camera_pose'] == [second * 10**9 for second in (1, 2, 3, 4, 6, 7)]
     assert worker.tally.bad_images == 1
+    assert worker.tally.failures == 0
+
+
+def test_of_what_waits_the_network_is_shown_one_window_and_nothing_is_lost_by_that() -> None:
+    """Fewer stay where they are: a newer image may win."""
+    config = Config().with_values(
+        {'backend': 'fake', 'window_size': 2, 'window_stride': 2, 'camera_info_timeout_s': 0.0, 'max_frame_gap_s': 0.0}
+    )
+    where, mailbox = Nowhere(), Mailbox[Any](2, time.monotonic)
+    pipeline = Pipeline(config, FakePredictor(config))
+    worker = Worker(pipeline, Encoder(config, ros_messages(), pipeline.points), where, where, lambda: config, mailbox)
+    images = [rgb8(Header(stamp=Time(sec=second)), np.zeros((48, 64, 3), np.uint8)) for second in range(1, 5)]
+
+    def shown() -> list[int]:
+        return [frame.stamp_ns // 10**9 for frame in pipeline.upcoming()]
+
+    mailbox.put(images[0])
+    assert shown() == []
+    assert [letter.message for letter in mailbox.take(0.0)] == images[:1]
+    for image in images[:2]:
+        mailbox.put(image)
+    assert shown() == [1, 2]
+    for image in images[2:]:
+        mailbox.put(image)
+    assert shown() == [1, 2]
+    worker.start()
+    wait_until(lambda: worker.tally.published >= 4)
+    assert worker.stop(DEADLINE_S)
+    assert where.stamps['~/camera_pose'] == [second * 10**9 for second in (1, 2, 3, 4)]
     assert worker.tally.failures == 0
 
 
