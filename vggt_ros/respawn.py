@@ -92,8 +92,8 @@ class Supervisor:
         if self._pid == 0:
             os.setpgid(0, 0)  # a terminal's Ctrl-C comes by us, once
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for number in SIGNALS:  # until the node has its own handlers there is nothing to take down
+                signal.signal(number, signal.SIG_DFL)
             if os.getppid() != parent:  # killed before that was asked for
                 os._exit(1)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

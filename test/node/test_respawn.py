@@ -104,13 +104,18 @@ def test_what_ended_the_last_node_is_the_exit_code(fake: Callable[..., NodeProce
     assert fake(*(TRIES + 1) * [end]).process.wait(DEADLINE_S) == code
 
 
-def test_a_service_that_is_stopped_ends_its_node_first(fake: Callable[..., NodeProcess], tmp_path: Path) -> None:
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_service_that_is_stopped_ends_its_node_first(
+    fake: Callable[..., NodeProcess], tmp_path: Path, number: signal.Signals
+) -> None:
+    """Quietly, also where the node has no handlers of its own yet."""
     node = fake('signal.pause')
     wait_until(lambda: (tmp_path / 'begun').read_text(), lambda: node.text)
     child = child_of(node)
     assert os.getpgid(child) != os.getpgid(node.process.pid)  # Ctrl-C of a terminal comes once
-    assert node.stop(signal.SIGTERM) == 0
+    assert node.stop(number) == 0
     assert not is_alive(child)
+    assert not node.text
 
 
 def test_nobody_waits_for_a_node_that_is_not_to_come(fake: Callable[..., NodeProcess], tmp_path: Path) -> None:
