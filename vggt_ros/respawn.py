@@ -88,7 +88,8 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until either side knows what to do with them
         sys.stdout.flush()
         sys.stderr.flush()
-        self._pid, self._since = os.fork(), time.monotonic()
+        self._since = time.monotonic()  # before it: the node may be well under way when we go on
+        self._pid = os.fork()
         if self._pid == 0:
             os.setpgid(0, 0)  # a terminal's Ctrl-C comes by us, once
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
