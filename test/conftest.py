@@ -16,6 +16,7 @@ if SPACE is not None:
     sys.path[:] = [entry for entry in sys.path if Path(entry or '.').resolve() != ROOT]
 
 import vggt_ros  # noqa: E402
+from vggt_ros.dds import remove_segments_of_the_dead  # noqa: E402
 
 if SPACE is not None and Path(SPACE).resolve() not in Path(vggt_ros.__file__).resolve().parents:
     raise pytest.UsageError(f'vggt_ros comes from {vggt_ros.__file__}, not from {SPACE}; source its setup.bash')
@@ -23,3 +24,8 @@ if SPACE is not None and Path(SPACE).resolve() not in Path(vggt_ros.__file__).re
 
 def pytest_report_header() -> str:
     return f'vggt_ros: {Path(vggt_ros.__file__).parent}'
+
+
+def pytest_sessionfinish() -> None:
+    """Nodes that tests kill leave a gigabyte of shared memory behind."""
+    remove_segments_of_the_dead()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
+import re
 import shutil
 import socket
+import time
 from pathlib import Path
 
 from vggt_ros.core.errors import VggtRosError
@@ -23,6 +26,9 @@ DOMAINS = range(1, 102)  # above, ports clash with those the system hands out (L
 MOST_PARTICIPANTS = 32
 _FIRST_PORT, _PORTS = 7410, 250  # of the first participant of domain 0, and from there to that of the next domain
 ROOM_BYTES = 4 * 32 * 2**20  # several processes with segments of 32 MiB; a container has 64 MiB unless told otherwise
+
+_SEGMENT = re.compile('(fastdds|fastrtps)_[0-9a-f]{16}')
+_SETTLED_S = 10.0  # an owner takes its lock a moment after it has made the file
 
 _claims: list[socket.socket] = []  # on the domain that this process was given last
 
@@ -98,12 +104,40 @@ def _can_bind(port: int) -> bool:
 
 
 def _has_room(consequence: str) -> bool:
-    """Whether the segments fit into shared memory, and a warning where they do not."""
+    """Whether the segments fit into shared memory, without those of the dead, and a warning where they do not."""
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
+    if free < ROOM_BYTES:
+        free += remove_segments_of_the_dead()
     if free < ROOM_BYTES:
         text = '%s has %d MB free, segments need %d: %s; empty it, or give a container more (docker run --ipc=host)'
         log.warning(text, SHARED_MEMORY, free >> 20, ROOM_BYTES >> 20, consequence)
     return free >= ROOM_BYTES
+
+
+def remove_segments_of_the_dead() -> int:
+    """Remove the shared memory of killed processes, which Fast DDS leaves for ever; returns the bytes that frees.
+
+    A process holds a lock on a file beside each of its segments while it lives. Files of other users are left alone.
+    Source: Fast DDS, RobustExclusiveLock.hpp; `fastdds shm clean` looks at the same locks.
+    """
+    import fcntl  # which Windows lacks, as it lacks the folder
+
+    freed = 0
+    for lock in SHARED_MEMORY.glob('fast*_el'):
+        segment = lock.with_name(lock.name.removesuffix('_el'))
+        if not _SEGMENT.fullmatch(segment.name):
+            continue
+        with contextlib.suppress(OSError):  # held by who lives, another user's, or gone meanwhile
+            found = lock.lstat()
+            if found.st_uid != os.geteuid() or time.time() - found.st_mtime < _SETTLED_S:
+                continue
+            with lock.open('rb') as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                size = segment.stat().st_blocks * 512
+                segment.unlink()
+                freed += size
+                lock.unlink()
+    return freed
 
 
 def _profile(name: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,30 @@ def test_where_every_domain_is_in_use_that_is_said(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(dds, 'participants', lambda domain_id: [0])
     with pytest.raises(VggtRosError, match='domains 1 to 101 are all in use on this machine'):
         free_domain()
+
+
+def test_the_shared_memory_of_the_dead_makes_room_and_that_of_the_living_stays(domain: int) -> None:
+    def segments_of(process: subprocess.Popen[str]) -> set[Path]:
+        opened = [os.readlink(one) for one in Path(f'/proc/{process.pid}/fd').iterdir()]
+        locks = [one for one in opened if re.fullmatch('/dev/shm/fast(dds|rtps)_[0-9a-f]{16}_el', one)]
+        return {Path(one.removesuffix('_el')) for one in locks}
+
+    program = 'import rclpy; rclpy.init(); node = rclpy.create_node("somebody"); print("here", flush=True); input()'
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'text': True}
+    dead, alive = (subprocess.Popen([sys.executable, '-c', program], **pipes) for _ in range(2))
+    assert [one.stdout.readline() for one in (dead, alive)] == ['here\n'] * 2
+    lost, kept = segments_of(dead), segments_of(alive)
+    assert lost
+    assert kept
+    dead.kill()
+    dead.wait()
+    for one in lost | kept:
+        os.utime(f'{one}_el', (1, 1))  # else they are too young to be judged
+    room = sum(one.stat().st_blocks * 512 for one in lost)
+    assert dds.remove_segments_of_the_dead() >= room
+    assert not any(one.exists() or Path(f'{one}_el').exists() for one in lost)
+    assert all(one.exists() and Path(f'{one}_el').exists() for one in kept)
+    alive.communicate('\n')
 
 
 def test_a_full_shared_memory_is_said_and_how_to_have_more(
