@@ -53,7 +53,8 @@ class RenderedWalk:
         share = [frames // rooms + (r < frames % rooms) for r in range(rooms)]
         images, depth, poses = [], [], []
         for r, (scene, count) in enumerate(zip(scenes, share, strict=True)):
-            path = walk_round(scene, count, laps, np.random.default_rng([seed, r]))
+            rng = np.random.default_rng([seed, r])
+            path = walk_round(way_round(scene, rng), count, laps, rng)
             colour, z = _render(scene, path, self.K, image_size)
             images.append(develop(colour, np.random.default_rng([seed, 7])))  # the same camera in all rooms
             depth.append(z)

@@ -80,20 +80,24 @@ def tumble(rng: np.random.Generator, scene: Scene, path: np.ndarray) -> np.ndarr
 
 
 def walk_round(
-    scene: Scene, frames: int, laps: float, rng: np.random.Generator, aside: float = math.radians(25)
+    way: tuple[np.ndarray, np.ndarray],
+    frames: int,
+    laps: float,
+    rng: np.random.Generator,
+    aside: float = math.radians(25),
 ) -> np.ndarray:
-    """[frames, 4, 4] cam_from_world along an ellipse through the room, looking ahead and about; metres.
+    """[frames, 4, 4] cam_from_world along a way round a room, looking ahead and about; metres.
 
     The second lap does not step where the first did: it is off by some centimetres and degrees, as a robot is.
 
     Args:
-        scene: a room with a way round.
+        way: centre and radii, from way_round.
         frames: number of views.
         laps: times round the room, to the left.
         rng: source of chance.
         aside: how far to the right of straight on the camera looks, radians: towards the wall.
     """
-    centre, radius = way_round(scene, rng)
+    centre, radius = way
     angle = rng.uniform(0, 2 * math.pi) + 2 * math.pi * laps * np.arange(frames) / frames
     sway = 0.03 * np.sin(angle[:, None] * np.array([0.37, 0.53, 0.71]) + rng.uniform(0, 6, 3))
     places = np.column_stack([centre[0] + radius[0] * np.cos(angle), centre[1] + radius[1] * np.sin(angle)])

@@ -91,10 +91,10 @@ def make_window(
 
 def _walk(rng: np.random.Generator, scene: Scene, frames: int, fov: float) -> tuple[Scene, np.ndarray]:
     """A room with a way round, the given one if it has, and a piece of that way [frames, 3, 4] that stays in view."""
-    while way_round(scene, rng)[1].min() < LEAST_RADIUS_M:
+    while (way := way_round(scene, rng))[1].min() < LEAST_RADIUS_M:
         scene = make_scene(rng)
     laps = rng.uniform(0.2, 0.9) * fov / (2 * np.pi)
-    return scene, walk_round(scene, frames, laps, rng, aside=np.radians(rng.uniform(-75, 75)))[:, :3]
+    return scene, walk_round(way, frames, laps, rng, aside=np.radians(rng.uniform(-75, 75)))[:, :3]
 
 
 def develop(colour: Tensor, rng: np.random.Generator, brightness: tuple[float, float] = _MID_GREY) -> Tensor:
