@@ -72,12 +72,8 @@ def free_domain() -> int:
     for domain_id in random.SystemRandom().sample(DOMAINS, len(DOMAINS)):
         if participants(domain_id):
             continue
-        claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        try:
-            # Just below the participants is a port that DDS has no use for.
-            claim.bind(('127.0.0.1', _FIRST_PORT - 1 + _PORTS * domain_id))
-        except OSError:
-            claim.close()
+        claim = _bind(_FIRST_PORT - 1 + _PORTS * domain_id)  # just below the participants; DDS has no use for it
+        if claim is None:
             continue
         while _claims:
             _claims.pop().close()
@@ -95,12 +91,21 @@ def participants(domain_id: int) -> list[int]:
 
 
 def _can_bind(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(('127.0.0.1', port))
-        except OSError:
-            return False
-    return True
+    bound = _bind(port)
+    if bound is not None:
+        bound.close()
+    return bound is not None
+
+
+def _bind(port: int) -> socket.socket | None:
+    """A socket on a port of loopback; None where the port is taken."""
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        bound.bind(('127.0.0.1', port))
+    except OSError:
+        bound.close()
+        return None
+    return bound
 
 
 def _has_room(consequence: str) -> bool:
