@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_windows import synchronise
 from benchmarks.machine import commit, name_of
 from benchmarks.streaming import make_network
+from benchmarks.timing import synchronise
 from vggt import StreamingVGGT, VGGTOutput
 from vggt.preprocessing import resize_keeping_aspect, scale_pixels
 from vggt_ros.core.shared_network import Member, SharedNetwork

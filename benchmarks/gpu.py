@@ -51,20 +51,17 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_windows import (
-    FEWEST,
     GRAPH_COLUMNS,
     LATENCY_COLUMNS,
     STREAMING_COLUMNS,
     Networks,
-    exact_products,
     graph_rows,
     latency_rows,
     streaming_rows,
-    synchronise,
-    timed,
 )
 from benchmarks.machine import commit, name_of
 from benchmarks.streaming import fit, resident_mb
+from benchmarks.timing import FEWEST, exact_products, synchronise, timed
 from vggt import StreamingVGGT, load_vggt
 from vggt_ros.clouds import lift, pack_planes
 from vggt_ros.core.device_frame import Bounds, DeviceFrame

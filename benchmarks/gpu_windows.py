@@ -12,7 +12,6 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -23,13 +22,13 @@ from torch import Tensor, nn
 from benchmarks.forms import groups
 from benchmarks.meter import Operations
 from benchmarks.streaming import differences, make_network
+from benchmarks.timing import FEWEST, peak_gb, synchronise, timed, weights_gb
 from vggt import VGGT, StreamingVGGT, VGGTOutput
 from vggt.captured_call import CapturedCall
 from vggt.preprocessing import scale_pixels
 
 HEADS = ('camera', 'depth')
 AGGREGATOR = ('patch tokens', 'frame blocks', 'global blocks')
-FEWEST = 5  # runs of a row whose time is up
 
 
 @dataclass
@@ -90,50 +89,12 @@ def random_pixels(frames: int, shape: tuple[int, int], device: torch.device) -> 
     return torch.randint(0, 256, (frames, *shape, 3), dtype=torch.uint8, generator=generator).to(device)
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for all that a GPU was asked to do."""
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-
-
-def timed(call: Callable[[], object], device: torch.device, most: int, limit_s: float) -> list[float]:
-    """Seconds of each run after two to warm up: `most`, or at least FEWEST when the limit is over."""
-    for _ in range(2):
-        call()
-    synchronise(device)
-    taken: list[float] = []
-    start = time.perf_counter()
-    while len(taken) < most and (len(taken) < FEWEST or time.perf_counter() - start < limit_s):
-        begin = time.perf_counter()
-        call()
-        synchronise(device)
-        taken.append(time.perf_counter() - begin)
-    return taken
-
-
-def peak_gb(call: Callable[[], object], device: torch.device) -> float:
-    """Device memory in GB that a run needs above what was in use before; nan where torch does not count it."""
-    if device.type != 'cuda':
-        return float('nan')
-    synchronise(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    call()
-    synchronise(device)
-    return (torch.cuda.max_memory_allocated(device) - before) / 1e9
-
-
 def reserved_gb(device: torch.device) -> float:
     """Device memory that is held, what is only kept for later handed back; nan where torch does not count it."""
     if device.type != 'cuda':
         return float('nan')
     torch.cuda.empty_cache()
     return torch.cuda.memory_reserved(device) / 1e9
-
-
-def weights_gb(model: nn.Module) -> float:
-    """Of all parameters."""
-    return sum(one.numel() * one.element_size() for one in model.parameters()) / 1e9
 
 
 class Split:
@@ -431,17 +392,3 @@ def graph_rows(
         finally:
             stream.uncompile()
     torch.compiler.reset()
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """float32 products in float32, without TF32."""
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [one.allow_tf32 for one in backends]
-    try:
-        for one in backends:
-            one.allow_tf32 = False
-        yield
-    finally:
-        for one, allowed in zip(backends, before, strict=True):
-            one.allow_tf32 = allowed
