@@ -26,6 +26,7 @@ class Workload:
         frames: S, of a window.
         stride: new frames per window.
         dtype: of the large products.
+        blocks: of the reference: so many of its 24 of each kind; 0: all.
     """
 
     height: int
@@ -35,6 +36,7 @@ class Workload:
     dtype: str
     device: str
     model: str
+    blocks: int = 0
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -108,8 +110,11 @@ def build_reference(workload: Workload, path: Path | None) -> tuple[nn.Module, S
 
     if workload.model != '1b':
         raise SystemExit('the reference has the 1b architecture only')
-    model: Any = upstream.VGGT(enable_track=False)
-    fill(model).to(workload.device).eval()
+    with torch.device(workload.device):  # 1.2 billion random numbers that nobody reads take long on a processor
+        model: Any = upstream.VGGT(enable_track=False)
+    if workload.blocks:
+        cut(model, workload.blocks)
+    fill(model.to(workload.device)).eval()  # where ours is filled: each kind of device draws numbers of its own
     images = workload.images()
 
     def step() -> dict[str, Tensor]:
@@ -118,6 +123,18 @@ def build_reference(workload: Workload, path: Path | None) -> tuple[nn.Module, S
         return {'pose_encoding': output['pose_enc'], 'depth': output['depth'].squeeze(-1)}
 
     return model, step
+
+
+def cut(model: Any, blocks: int) -> None:
+    """Leave the reference its first blocks of each kind, the dense heads reading as in streaming.make_network."""
+    aggregator = model.aggregator
+    for part in (aggregator.patch_embed, aggregator):
+        for name in ('blocks', 'frame_blocks', 'global_blocks'):
+            if hasattr(part, name):
+                setattr(part, name, getattr(part, name)[:blocks])
+    for head in (model.depth_head, model.point_head):
+        head.intermediate_layer_idx = [i * blocks // aggregator.depth for i in head.intermediate_layer_idx]
+    aggregator.depth = aggregator.aa_block_num = blocks
 
 
 @torch.no_grad()
