@@ -6,6 +6,7 @@
 
 ceilings: a large matrix product and copy bandwidth, which every other figure can be held against.
 parity: the golden cases on this device, in float32 (without TF32) and in 16 bits, the plain and the inference form.
+reference: upstream's own code (--reference, a checkout) on windows of 8 and 16 frames, held against our plain form.
 streaming: windows of 8 stride 1, 8 stride 4 and 16 stride 4, against the plain form rerun on every window.
 latency: the plain and the inference form by part, windows of 1 to 32 frames at 392x518 and 294x518.
 graphs: windows of 8 stride 4 in bfloat16 and float16 as they are, as a CUDA graph, with compiled blocks, and with both.
@@ -53,13 +54,16 @@ import torch
 from benchmarks.gpu_windows import (
     GRAPH_COLUMNS,
     LATENCY_COLUMNS,
+    REFERENCE_COLUMNS,
     STREAMING_COLUMNS,
     Networks,
     graph_rows,
     latency_rows,
+    reference_rows,
     streaming_rows,
 )
 from benchmarks.machine import commit, name_of
+from benchmarks.reference import ReferenceRun, read_runs
 from benchmarks.streaming import fit, resident_mb
 from benchmarks.timing import FEWEST, exact_products, synchronise, timed
 from vggt import StreamingVGGT, load_vggt
@@ -82,6 +86,7 @@ class Bench:
         arguments: the command line.
         figures: of each part, the rows of its tables; written to --json after every row.
         ceiling: operations a second of the matrix product in bfloat16; None while it is not measured.
+        upstream: by the frames of a window, what upstream's code took for it; empty while it is not measured.
         deadline: of the part that runs, by time.monotonic().
     """
 
@@ -89,6 +94,7 @@ class Bench:
     networks: Networks
     figures: dict[str, list[dict[str, object]]] = field(default_factory=dict)
     ceiling: float | None = None
+    upstream: dict[int, ReferenceRun] = field(default_factory=dict)
     deadline: float = float('inf')
 
     @property
@@ -142,9 +148,10 @@ def main() -> None:
     parts: dict[str, Part] = {  # and the most seconds that each may take
         'ceilings': (ceilings, 10),
         'parity': (parity, 30),
+        'reference': (reference, 20),
         'streaming': (streaming, 45),
         'latency': (latency, 75),
-        'graphs': (graphs, 60),
+        'graphs': (graphs, 75),
         'pipeline': (pipeline, 30),
         'clouds': (clouds, 8),
         'batching': (batching, 20),
@@ -179,6 +186,7 @@ def parse(parts: list[str]) -> argparse.Namespace:
     parser.add_argument('--device', default='cuda')
     parser.add_argument('--model', default='1b', help="'1b' with random weights, or what load_vggt takes")
     parser.add_argument('--blocks', type=int, default=0, help="of '1b': so many of its 24 of each kind")
+    parser.add_argument('--reference', type=Path, help='a checkout of facebookresearch/vggt, for that part')
     parser.add_argument('--seconds', type=float, default=320, help='after which no part is started, training apart')
     parser.add_argument('--patience', type=float, default=1, help='times the time limit of every part')
     parser.add_argument('--threads', type=int, default=4, help='of the processor, at most')
@@ -244,6 +252,8 @@ def run_rest(bench: Bench, parts: Sequence[str], end: float) -> None:
     if not parts or (left < 20 and list(parts) != ['training']):
         return
     options = {key: getattr(given, key) for key in ('device', 'model', 'blocks', 'patience', 'threads', 'minutes')}
+    if given.reference:
+        options['reference'] = given.reference.resolve()
     if given.json:
         options['json'] = given.json.with_name(f'{given.json.stem}_rest.json')
     run(bench, 'benchmarks.gpu', *parts, *(['--quick'] if given.quick else []), seconds=left, **options)
@@ -419,6 +429,26 @@ def recipe_tensor(seed: int, name: str, shape: tuple[int, ...], device: torch.de
     return values.view(shape)
 
 
+def reference(bench: Bench) -> None:
+    """Upstream's code on the same weights, in a process of its own; later tables hold our windows against it."""
+    given = bench.arguments
+    if given.reference is None or given.model != '1b':
+        print('this needs --reference, a checkout of facebookresearch/vggt, and the 1b architecture')
+        return
+    windows, shape = (4, 8) if bench.quick else (8, 16), bench.sizes[0]
+    print('float32 weights, no_grad, autocast bfloat16; camera, depth and point heads on every frame\n')
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        try:
+            run(bench, 'benchmarks.reference', str(given.reference.resolve()), path, '--frames', *map(str, windows),
+                height=shape[0], width=shape[1], device=bench.device, blocks=given.blocks, repeats=bench.repeats,
+                seconds=1.5, threads=given.threads)  # fmt: skip
+        finally:  # also where time was up before the last
+            runs = read_runs(folder)
+            bench.upstream = {one.frames: one for one in runs if one.seconds}
+            bench.table('reference', REFERENCE_COLUMNS, reference_rows(bench.networks, shape, runs, folder))
+
+
 def streaming(bench: Bench) -> None:
     """New frames per second and latency of sliding windows."""
     windows = ((4, (1, 2)),) if bench.quick else ((8, (1, 4)), (16, (4,)))
@@ -427,7 +457,14 @@ def streaming(bench: Bench) -> None:
         for size, strides in windows:
             if bench.has_time(6):
                 yield from streaming_rows(
-                    bench.networks, bench.sizes[0], size, strides, bench.repeats, 2.0, bench.ceiling
+                    bench.networks,
+                    bench.sizes[0],
+                    size,
+                    strides,
+                    bench.repeats,
+                    2.0,
+                    bench.ceiling,
+                    bench.upstream.get(size),
                 )
 
     bench.table('streaming', STREAMING_COLUMNS, rows())
@@ -451,7 +488,13 @@ def latency(bench: Bench) -> None:
 def graphs(bench: Bench) -> None:
     """What CUDA graphs, compiled blocks and each 16-bit format buy, and what they cost."""
     rows = graph_rows(
-        bench.networks, bench.sizes[0], bench.repeats, 2.0, bench.has_time, 'eager' if bench.quick else 'inductor'
+        bench.networks,
+        bench.sizes[0],
+        bench.repeats,
+        2.0,
+        bench.has_time,
+        'eager' if bench.quick else 'inductor',
+        bench.upstream.get(8),
     )
     bench.table('graphs', GRAPH_COLUMNS, rows)
 

@@ -12,17 +12,20 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.forms import groups
+from benchmarks.forms import Workload, groups
 from benchmarks.meter import Operations
+from benchmarks.reference import ReferenceRun, read_outputs
 from benchmarks.streaming import differences, make_network
-from benchmarks.timing import FEWEST, peak_gb, synchronise, timed, weights_gb
+from benchmarks.timing import FEWEST, exact_products, peak_gb, synchronise, timed, weights_gb
 from vggt import VGGT, StreamingVGGT, VGGTOutput
 from vggt.captured_call import CapturedCall
 from vggt.preprocessing import scale_pixels
@@ -77,7 +80,7 @@ class Networks:
 
     def run_plain(self, images: Tensor, dtype: torch.dtype = torch.bfloat16) -> VGGTOutput:
         """Everything of a window, [S, 3, H, W] in [0, 1], with no layer left out."""
-        with torch.autocast(self.device.type, dtype=dtype):
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
             layers = self.plain.aggregator(images[None], keep=None)
             output: VGGTOutput = self.plain.read_heads(layers, (images.shape[-2], images.shape[-1]))
         return output
@@ -156,6 +159,11 @@ def share(operations: Mapping[str, int], seconds: Mapping[str, float], ceiling: 
     """Of the matrix product's rate, in the aggregator."""
     done = sum(operations[part] for part in AGGREGATOR)
     spent = sum(seconds[part] for part in AGGREGATOR)
+    return rate(done, spent, ceiling)
+
+
+def rate(done: int, spent: float, ceiling: float | None) -> str:
+    """Operations a second as a share of the matrix product's, or by themselves where that was not measured."""
     return f'{100 * done / spent / ceiling:.0f} %' if ceiling else f'{done / spent / 1e12:.2f} TFLOP/s'
 
 
@@ -212,10 +220,59 @@ def latency_rows(
         }
 
 
+REFERENCE_COLUMNS = (
+    'frames', 'format', 'ms', 'spread', 'runs', 'frames/s', 'peak [GB]', 'with weights [GB]', 'pose differs',
+    'depth differs',
+)  # fmt: skip
+
+
+@torch.inference_mode()
+def reference_rows(
+    networks: Networks, shape: tuple[int, int], runs: Sequence[ReferenceRun], folder: Path
+) -> Iterator[dict[str, object]]:
+    """What upstream's code took; its outputs against the plain form's, as a share of the largest value."""
+    for run in runs:
+        images = Workload(*shape, run.frames, run.frames, run.dtype, str(networks.device), networks.name).images()
+        with exact_products() if run.dtype == 'float32' else nullcontext():
+            ours = networks.run_plain(images, getattr(torch, run.dtype))
+        theirs = read_outputs(folder, run, networks.device)
+        found = {'pose': (ours.pose_encoding, theirs['pose_encoding']), 'depth': (ours.depth, theirs['depth'])}
+        timed_cells = {}
+        if run.seconds:
+            timed_cells = {
+                'ms': f'{run.middle_s * 1e3:.1f}',
+                'spread': f'{(max(run.seconds) - min(run.seconds)) * 1e3:.1f}',
+                'runs': len(run.seconds),
+                'frames/s': f'{run.frames / run.middle_s:.1f}',
+                'peak [GB]': f'{run.peak_gb:.2f}',
+                'with weights [GB]': f'{run.peak_gb + run.weights_gb:.2f}',
+            }
+        yield {
+            **dict.fromkeys(REFERENCE_COLUMNS, '-'),
+            'frames': run.frames,
+            'format': run.dtype,
+            **timed_cells,
+            **{f'{name} differs': f'{largest_share(*pair):.1e}' for name, pair in found.items()},
+        }
+
+
+def largest_share(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference over the largest value."""
+    return ((ours.float() - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def against(run: ReferenceRun | None, step_s: float) -> dict[str, object]:
+    """A step with its new frames, against upstream's code rerun on the whole window."""
+    if run is None:
+        return {'upstream [ms]': '-', 'times upstream': '-'}
+    return {'upstream [ms]': f'{run.middle_s * 1e3:.1f}', 'times upstream': f'{run.middle_s / step_s:.2f}'}
+
+
 STREAMING_COLUMNS = (
     'window', 'stride', 'form', 'new frames/s', 'whole step [ms]', 'newest frame [ms]', 'plain form [ms]', 'ratio',
-    'operations allow', 'of that', 'aggregator [ms]', 'aggregator of ceiling', 'peak [GB]', "plain's peak [GB]",
-    'with weights [GB]', "plain's with weights [GB]", 'pose differs', 'depth differs', 'runs',
+    'upstream [ms]', 'times upstream', 'operations allow', 'of that', 'aggregator [ms]', 'aggregator of ceiling',
+    'peak [GB]', "plain's peak [GB]", 'with weights [GB]', "plain's with weights [GB]", "upstream's with weights [GB]",
+    'pose differs', 'depth differs', 'runs',
 )  # fmt: skip
 
 
@@ -228,6 +285,7 @@ def streaming_rows(
     repeats: int,
     limit_s: float,
     ceiling: float | None,
+    upstream: ReferenceRun | None = None,
 ) -> Iterator[dict[str, object]]:
     """Sliding windows of one size: new frames come from the host, all but the newest are encoded as they come."""
     device = networks.device
@@ -271,6 +329,7 @@ def streaming_rows(
                 'newest frame [ms]': f'{newest_s * 1e3:.1f}',
                 'plain form [ms]': f'{plain_s * 1e3:.1f}',
                 'ratio': f'{ratio:.2f}',
+                **against(upstream, step_s),
                 'operations allow': f'{allowed:.2f}',
                 'of that': f'{100 * ratio / allowed:.0f} %',
                 'aggregator [ms]': f'{1e3 * sum(parts[part] for part in AGGREGATOR):.1f}',
@@ -279,6 +338,7 @@ def streaming_rows(
                 "plain's peak [GB]": f'{plain_peak:.2f}',
                 'with weights [GB]': f'{peak + weights_gb(stream.model):.2f}',
                 "plain's with weights [GB]": f'{plain_peak + weights_gb(networks.plain):.2f}',
+                "upstream's with weights [GB]": f'{upstream.peak_gb + upstream.weights_gb:.2f}' if upstream else '-',
                 'pose differs': f'{pose:.1e}',
                 'depth differs': f'{depth:.1e}',
                 'runs': len(taken),
@@ -286,8 +346,8 @@ def streaming_rows(
 
 
 GRAPH_COLUMNS = (
-    'format', 'form', 'first call [s]', 'window [ms]', 'new frames/s', 'plain form [ms]', 'ratio', 'pose differs',
-    'depth differs', 'held for it [GB]', 'runs',
+    'format', 'form', 'first call [s]', 'window [ms]', 'new frames/s', 'plain form [ms]', 'ratio', 'upstream [ms]',
+    'times upstream', 'pose differs', 'depth differs', 'held for it [GB]', 'runs',
 )  # fmt: skip
 GRAPH_FORMS = (  # number format, that of the dense heads, and the seconds that compiling may take; None: as it is
     (torch.bfloat16, torch.float32, None),
@@ -306,6 +366,7 @@ def graph_rows(
     limit_s: float,
     has_time: Callable[[float], bool],
     backend: str = 'inductor',
+    upstream: ReferenceRun | None = None,
 ) -> Iterator[dict[str, object]]:
     """A window of 8 with stride 4 as it is, as one CUDA graph, with compiled blocks, and with both.
 
@@ -317,6 +378,7 @@ def graph_rows(
     Args:
         has_time: whether so many seconds are left.
         backend: of torch.compile.
+        upstream: upstream's code on such a window.
     """
     device, size, stride = networks.device, 8, 4
     pixels = random_pixels(size, shape, device)
@@ -331,9 +393,7 @@ def graph_rows(
         stream = networks.stream(dtype, head_dtype)
         kept = stream.encode(pixels[:stride])
 
-        def window(
-            new: Tensor = pixels[stride:], stream: StreamingVGGT = stream, kept: Tensor = kept
-        ) -> VGGTOutput:
+        def window(new: Tensor = pixels[stride:], stream: StreamingVGGT = stream, kept: Tensor = kept) -> VGGTOutput:
             tokens = torch.cat((kept, stream.encode(new)))
             return stream.predict(tokens, shape, frames=range(size - stride, size))
 
@@ -383,6 +443,7 @@ def graph_rows(
                     'new frames/s': f'{stride / middle:.2f}',
                     'plain form [ms]': f'{plain_s * 1e3:.1f}',
                     'ratio': f'{plain_s / middle:.2f}',
+                    **against(upstream, middle),
                     'pose differs': f'{pose:.1e}',
                     'depth differs': f'{depth:.1e}',
                     'held for it [GB]': f'{reserved_gb(device) - held:.2f}',
