@@ -12,7 +12,7 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from benchmarks.reference import ReferenceRun, read_outputs
 from benchmarks.streaming import differences, make_network
 from benchmarks.timing import FEWEST, exact_products, peak_gb, synchronise, timed, weights_gb
 from vggt import VGGT, StreamingVGGT, VGGTOutput
-from vggt.captured_call import CapturedCall
+from vggt.captured_call import WARM_UPS, CapturedCall
 from vggt.preprocessing import scale_pixels
 
 HEADS = ('camera', 'depth')
@@ -347,15 +347,89 @@ def streaming_rows(
 
 GRAPH_COLUMNS = (
     'format', 'form', 'first call [s]', 'window [ms]', 'new frames/s', 'plain form [ms]', 'ratio', 'upstream [ms]',
-    'times upstream', 'pose differs', 'depth differs', 'held for it [GB]', 'runs',
+    'times upstream', 'aggregator [ms]', 'aggregator of ceiling', 'pose differs', 'depth differs', 'held for it [GB]',
+    'runs',
 )  # fmt: skip
-GRAPH_FORMS = (  # number format, that of the dense heads, and the seconds that compiling may take; None: as it is
-    (torch.bfloat16, torch.float32, None),
-    (torch.float16, torch.float32, None),
-    (torch.bfloat16, torch.float32, 25),
-    (torch.bfloat16, torch.bfloat16, 6),  # its blocks are compiled already
-    (torch.float16, torch.float32, 20),
+
+
+@dataclass(frozen=True)
+class GraphForm:
+    """A way to compute the windows of `graph_rows`.
+
+    Args:
+        dtype: of the large matrices.
+        head_dtype: of the dense heads.
+        compiling_s: what compiling its blocks may take; None: they run as they are.
+        channels_last: in the depth head, which then decodes all frames at once.
+    """
+
+    dtype: torch.dtype
+    head_dtype: torch.dtype = torch.float32
+    compiling_s: float | None = None
+    channels_last: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the number formats."""
+        heads = ', heads too' if self.head_dtype is self.dtype else ''
+        return str(self.dtype)[6:] + heads + (', channels last' if self.channels_last else '')
+
+
+GRAPH_FORMS = (
+    GraphForm(torch.bfloat16),
+    GraphForm(torch.float16),
+    GraphForm(torch.bfloat16, compiling_s=25),
+    GraphForm(torch.bfloat16, torch.bfloat16, 6),  # its blocks are compiled already
+    GraphForm(torch.bfloat16, torch.bfloat16, 6, channels_last=True),
+    GraphForm(torch.float16, compiling_s=20),
 )
+
+
+@contextmanager
+def channels_last(stream: StreamingVGGT, frames: int) -> Iterator[None]:
+    """Inside, the channels of a pixel lie side by side in the depth head, which decodes so many frames at once."""
+    chunk = stream.chunk
+    try:
+        stream.chunk = frames
+        lay_out(stream.model.depth_head, torch.channels_last)
+        yield
+    finally:
+        stream.chunk = chunk
+        lay_out(stream.model.depth_head, torch.contiguous_format)
+
+
+def lay_out(head: nn.Module | None, order: torch.memory_format) -> None:
+    """Convolutions' weights in another order in memory; their values stay."""
+    assert head is not None
+    with torch.inference_mode(False):
+        head.to(memory_format=order)
+
+
+def replayed_s(call: Callable[[], object], device: torch.device, runs: int) -> float:
+    """Median seconds of a call as a CUDA graph of its own, by events in the device's queue."""
+    current, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    own.wait_stream(current)
+    with torch.cuda.stream(own):  # as in CapturedCall
+        for _ in range(WARM_UPS):
+            call()
+    current.wait_stream(own)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=own, capture_error_mode='thread_local'):
+        call()
+    marks = []
+    for _ in range(2 + runs):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        marks.append((begin, end))
+    synchronise(device)
+    return statistics.median(begin.elapsed_time(end) for begin, end in marks[2:]) / 1e3
+
+
+def is_out_of_time(error: BaseException) -> bool:
+    """Whether a part was cut off, rather than that something failed."""
+    return isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError)
 
 
 @torch.inference_mode()
@@ -365,6 +439,7 @@ def graph_rows(
     repeats: int,
     limit_s: float,
     has_time: Callable[[float], bool],
+    ceiling: float | None = None,
     backend: str = 'inductor',
     upstream: ReferenceRun | None = None,
 ) -> Iterator[dict[str, object]]:
@@ -373,10 +448,12 @@ def graph_rows(
     A graph holds all of it, or what comes behind the patch tokens, as those of a node do, which sees frames one by one.
 
     New images and kept tokens are on the device already, the four new frames are encoded together. The ratio is to the
-    plain form in bfloat16, rerun on the whole window; differences are from the plain form in float32.
+    plain form in bfloat16, rerun on the whole window; differences are from the plain form in float32. The aggregator
+    has a graph of its own beside that of all: patch tokens of the new frames, and what comes behind up to the heads.
 
     Args:
         has_time: whether so many seconds are left.
+        ceiling: operations a second of the matrix product in bfloat16, if it was measured.
         backend: of torch.compile.
         upstream: upstream's code on such a window.
     """
@@ -387,18 +464,25 @@ def graph_rows(
     del layers
     images = scale_pixels(pixels)
     plain_s = statistics.median(timed(lambda: networks.run_plain(images), device, repeats, limit_s))
-    for dtype, head_dtype, compiling_s in GRAPH_FORMS:
-        if compiling_s is not None and not has_time(compiling_s):
+    operations = networks.operations(shape, HEADS).of(size, stride)
+    done = sum(operations[part] for part in AGGREGATOR)
+    for form in GRAPH_FORMS:
+        if form.compiling_s is not None and not has_time(form.compiling_s):
             continue
-        stream = networks.stream(dtype, head_dtype)
+        stream = networks.stream(form.dtype, form.head_dtype)
         kept = stream.encode(pixels[:stride])
 
         def window(new: Tensor = pixels[stride:], stream: StreamingVGGT = stream, kept: Tensor = kept) -> VGGTOutput:
             tokens = torch.cat((kept, stream.encode(new)))
             return stream.predict(tokens, shape, frames=range(size - stride, size))
 
+        def aggregator(stream: StreamingVGGT = stream, kept: Tensor = kept) -> object:
+            tokens = torch.cat((kept, stream.encode(pixels[stride:])))[None]
+            with stream._precision(), stream._prepared.form(tokens):  # as StreamingVGGT does before its heads
+                return stream.model.aggregator.attend(tokens, shape, stream.model.layers_read(HEADS))
+
         ways: list[tuple[str, Callable[[], Callable[[], VGGTOutput]]]] = []
-        if compiling_s is not None:
+        if form.compiling_s is not None:
 
             def compiled(stream: StreamingVGGT = stream, call: Callable[[], VGGTOutput] = window) -> Any:
                 stream.compile(size, shape, images=size - stride, backend=backend)
@@ -407,6 +491,7 @@ def graph_rows(
             ways.append(('blocks compiled', compiled))
         else:
             ways.append(('as it is', lambda call=window: call))
+        whole = f'{ways[0][0]}, one graph'
         if device.type == 'cuda':
 
             def captured(call: Callable[[Tensor], VGGTOutput] = window) -> Callable[[], VGGTOutput]:
@@ -416,40 +501,58 @@ def graph_rows(
                 stream.capture(size, shape, range(size - stride, size))
                 return call
 
-            name = ways[0][0]
-            ways += [(f'{name}, one graph', captured), (f'{name}, one graph behind patch tokens', as_a_node_does)]
-        try:
-            for name, make in ways:
-                try:
-                    held = reserved_gb(device)
-                    begin = time.perf_counter()
-                    call = make()
-                    output = call()
-                    synchronise(device)
-                    made_s = time.perf_counter() - begin
-                    pose, depth = differences(exact, output, stride)
-                    taken = timed(call, device, repeats, limit_s)
-                except Exception as error:  # a capture or a compilation that fails must not end the others
-                    if isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
-                        raise
-                    print(f'\n{dtype}, {name}, did not run:\n{traceback.format_exc()}\n', flush=True)
-                    continue
-                middle = statistics.median(taken)
-                yield {
-                    'format': str(dtype)[6:] + (', heads too' if head_dtype is dtype else ''),
-                    'form': name,
-                    'first call [s]': f'{made_s:.1f}',
-                    'window [ms]': f'{middle * 1e3:.1f}',
-                    'new frames/s': f'{stride / middle:.2f}',
-                    'plain form [ms]': f'{plain_s * 1e3:.1f}',
-                    'ratio': f'{plain_s / middle:.2f}',
-                    **against(upstream, middle),
-                    'pose differs': f'{pose:.1e}',
-                    'depth differs': f'{depth:.1e}',
-                    'held for it [GB]': f'{reserved_gb(device) - held:.2f}',
-                    'runs': len(taken),
-                }
-                del call, output
-        finally:
-            stream.uncompile()
+            ways += [(whole, captured), (f'{whole} behind patch tokens', as_a_node_does)]
+        with channels_last(stream, size) if form.channels_last else nullcontext():
+            try:
+                for name, make in ways:
+                    try:
+                        held = reserved_gb(device)
+                        begin = time.perf_counter()
+                        call = make()
+                        output = call()
+                        synchronise(device)
+                        made_s = time.perf_counter() - begin
+                        pose, depth = differences(exact, output, stride)
+                        taken = timed(call, device, repeats, limit_s)
+                    except Exception as error:  # a capture or a compilation that fails must not end the others
+                        if is_out_of_time(error):
+                            raise
+                        print(f'\n{form.name}, {name}, did not run:\n{traceback.format_exc()}\n', flush=True)
+                        continue
+                    middle, held_gb = statistics.median(taken), reserved_gb(device) - held
+                    alone = aggregator_cells(aggregator, device, repeats, done, ceiling) if name == whole else {}
+                    yield {
+                        'format': form.name,
+                        'form': name,
+                        'first call [s]': f'{made_s:.1f}',
+                        'window [ms]': f'{middle * 1e3:.1f}',
+                        'new frames/s': f'{stride / middle:.2f}',
+                        'plain form [ms]': f'{plain_s * 1e3:.1f}',
+                        'ratio': f'{plain_s / middle:.2f}',
+                        **against(upstream, middle),
+                        'aggregator [ms]': '-',
+                        'aggregator of ceiling': '-',
+                        **alone,
+                        'pose differs': f'{pose:.1e}',
+                        'depth differs': f'{depth:.1e}',
+                        'held for it [GB]': f'{held_gb:.2f}',
+                        'runs': len(taken),
+                    }
+                    del call, output
+            finally:
+                stream.uncompile()
     torch.compiler.reset()
+
+
+def aggregator_cells(
+    call: Callable[[], object], device: torch.device, runs: int, operations: int, ceiling: float | None
+) -> dict[str, object]:
+    """The aggregator alone in a graph of its own; nothing where that fails."""
+    try:
+        spent = replayed_s(call, device, runs)
+    except Exception as error:
+        if is_out_of_time(error):
+            raise
+        print(f'\nthe aggregator alone did not run:\n{traceback.format_exc()}\n', flush=True)
+        return {}
+    return {'aggregator [ms]': f'{spent * 1e3:.1f}', 'aggregator of ceiling': rate(operations, spent, ceiling)}
