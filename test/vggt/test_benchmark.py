@@ -98,15 +98,59 @@ def test_all_of_a_gpu_is_measured_in_one_command_and_a_part_that_fails_does_not_
     if 'nano' not in shipped_names():
         pytest.skip('the benchmark is tried on the shipped weights, and none are shipped')
     log, figures = tmp_path / 'log', tmp_path / 'figures.json'
-    options = f'--device cpu --model nano --quick --patience 9 --log {log} --json {figures} ceilings streaming clouds'
-    command = [sys.executable, '-c', 'from benchmarks import gpu; gpu.cloud_row = None; gpu.main()', *options.split()]
+    options = f'--device cpu --model nano --quick --patience 9 --log {log} --json {figures}'.split()
+    options += ['ceilings', 'reference', 'streaming', 'clouds']
+    command = [sys.executable, '-c', 'from benchmarks import gpu; gpu.cloud_row = None; gpu.main()', *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     assert log.read_text() == done.stdout
     assert "TypeError: 'NoneType' object is not callable" in done.stdout
     rows = json.loads(figures.read_text())
-    assert [row['part'] for row in rows['seconds']] == ['ceilings', 'streaming', 'clouds']
+    assert [row['part'] for row in rows['seconds']] == ['ceilings', 'reference', 'streaming', 'clouds']
+    assert 'this needs --reference' in done.stdout
+    assert {row['times upstream'] for row in rows['streaming']} == {'-'}
     assert [row['stride'] for row in rows['streaming']] == [1, 2, 1, 2]
     for row in rows['streaming']:
         assert float(row['operations allow']) > 1
         assert float(row['pose differs']) < 0.05
+
+
+def test_a_checkout_called_like_our_package_is_timed_and_its_outputs_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.reference import read_outputs, read_runs
+
+    folder = tmp_path / 'checkout' / 'vggt' / 'models'
+    folder.mkdir(parents=True)
+    (folder / 'vggt.py').write_text(CHECKOUT)
+    options = ['--frames', '2', '3', '--height', '4', '--width', '6', '--repeats', '2', '--threads', '1']
+    command = [sys.executable, '-m', 'benchmarks.reference', str(tmp_path / 'checkout'), str(tmp_path / 'out')]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    runs = read_runs(tmp_path / 'out')
+    assert [(run.frames, run.dtype, len(run.seconds)) for run in runs] == [
+        (2, 'bfloat16', 2),
+        (3, 'bfloat16', 2),
+        (2, 'float32', 0),
+    ]
+    for run in runs:
+        outputs = read_outputs(tmp_path / 'out', run, torch.device('cpu'))
+        assert outputs['pose_encoding'].shape == (1, run.frames, 9)
+        assert outputs['depth'].shape == (1, run.frames, 4, 6)
+
+
+CHECKOUT = """
+import torch
+
+
+class VGGT(torch.nn.Module):
+    def __init__(self, enable_track):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 9)
+
+    def forward(self, images):
+        assert images.dtype is self.layer.weight.dtype is torch.float32
+        pose = self.layer(images.mean((-2, -1)))[None]
+        return {'pose_enc': pose, 'depth': images[None, :, :1].permute(0, 1, 3, 4, 2)}
+"""
