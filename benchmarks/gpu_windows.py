@@ -236,7 +236,10 @@ def reference_rows(
         with exact_products() if run.dtype == 'float32' else nullcontext():
             ours = networks.run_plain(images, getattr(torch, run.dtype))
         theirs = read_outputs(folder, run, networks.device)
-        found = {'pose': (ours.pose_encoding, theirs['pose_encoding']), 'depth': (ours.depth, theirs['depth'])}
+        found: dict[str, Any] = {
+            'pose': (ours.pose_encoding, theirs['pose_encoding']),
+            'depth': (ours.depth, theirs['depth']),
+        }
         timed_cells = {}
         if run.seconds:
             timed_cells = {
@@ -402,7 +405,7 @@ def lay_out(head: nn.Module | None, order: torch.memory_format) -> None:
     """Convolutions' weights in another order in memory; their values stay."""
     assert head is not None
     with torch.inference_mode(False):
-        head.to(memory_format=order)
+        head.to(memory_format=order)  # type: ignore[call-overload]
 
 
 def replayed_s(call: Callable[[], object], device: torch.device, runs: int) -> float:
