@@ -8,6 +8,7 @@ Source: Kay and Kajiya, Ray Tracing Complex Scenes, 1986 (slabs); quadrics by su
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,8 +17,12 @@ from torch.nn.functional import normalize
 from training.scenes import Scene, Solids, Sun
 
 _NEAR = 1e-3  # metres; nothing closer to the optical centre is seen
+_ROUNDING = 1e-3  # radians and metres that a solid may be farther off than it can be met
 _OFF = 2e-3  # metres from which a surface looks for its light, so that it throws no shadow on itself
 _CACHED_NUMBERS = 100_000  # of a temporary that stays in a core's cache
+_MANY = 24  # solids from which it pays to leave some out
+_TILE = 32  # pixels a side; a processor asks for the solids near the cone of a tile's rays alone
+_LOT = _TILE**2  # rays that are asked for together: they and what they may meet stay in a core's cache
 _BEHIND_THE_PANE = 0.1  # metres from the wall at which the sun's rays start: a window is a solid too
 
 
@@ -41,7 +46,8 @@ def render(scene: Scene, cam_from_world: Tensor, K: Tensor, image_size: tuple[in
     world_from_cam = cam_from_world[:, :, :3].transpose(1, 2)
     centre = -(world_from_cam @ cam_from_world[:, :, 3:])[..., 0]  # (S, 3)
     v, u = torch.meshgrid(torch.arange(H), torch.arange(W), indexing='ij')
-    pixels = torch.stack((u, v, torch.ones_like(u)), dim=-1).reshape(-1, 3).to(K)  # (H*W, 3)
+    order = _by_tiles(H, W)
+    pixels = torch.stack((u, v, torch.ones_like(u)), dim=-1).reshape(-1, 3)[order].to(K)  # (H*W, 3)
     directions = pixels @ (world_from_cam @ torch.linalg.inv(K)).transpose(1, 2)  # (S, H*W, 3)
 
     groups = (scene.room, scene.boxes, scene.cylinders, scene.ellipsoids)
@@ -66,17 +72,81 @@ def render(scene: Scene, cam_from_world: Tensor, K: Tensor, image_size: tuple[in
         if seen.any():
             pixel_width = (depth / focal)[seen]
             colour[seen] = _shade(scene, index, solids, solid_of[seen], points[seen], directions[seen], pixel_width)
-    return colour.reshape(views, H, W, 3).permute(0, 3, 1, 2), depth.reshape(views, H, W)
+    back = order.argsort().to(colour.device)
+    return colour[:, back].reshape(views, H, W, 3).permute(0, 3, 1, 2), depth[:, back].reshape(views, H, W)
+
+
+def _by_tiles(height: int, width: int) -> Tensor:
+    """[H*W] indices of all pixels, tile by tile."""
+    row, column = torch.arange(height)[:, None], torch.arange(width)
+    tile = (row // _TILE) * (width // _TILE + 1) + column // _TILE
+    return tile.flatten().argsort(stable=True)
 
 
 def _nearest(solids: Solids, hit: _Hit, centre: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """[S, R] where rays from centres [S, 3] along [S, R, 3] first meet solids of one shape, and which one that is."""
-    rays = directions.shape[1]
-    if directions.device.type == 'cpu':  # as many at once as its cache holds
-        rays = max(1, _CACHED_NUMBERS // (len(centre) * len(solids)))
-    lots = [hit(*_in_object_frames(solids, centre, lot), solids.half).min(dim=-1) for lot in directions.split(rays, 1)]
-    nearest, solid = (torch.cat(parts, dim=1) for parts in zip(*lots, strict=True))
+    """[S, R] where rays from centres [S, 3] along [S, R, 3] first meet solids of one shape, and which one that is.
+
+    A processor goes by lots of rays that follow each other, and leaves out the solids that none of a lot can meet; a
+    GPU, which waits for launches, asks for all at once.
+    """
+    if directions.device.type != 'cpu' or len(solids) < _MANY:
+        rays = directions.shape[1]
+        if directions.device.type == 'cpu':
+            rays = max(1, _CACHED_NUMBERS // (len(centre) * len(solids)))
+        lots = [hit(*_in_object_frames(solids, centre, lot), solids.half).min(-1) for lot in directions.split(rays, 1)]
+        nearest, solid = (torch.cat(parts, dim=1) for parts in zip(*lots, strict=True))
+        return nearest, solid
+    nearest = directions.new_full(directions.shape[:2], torch.inf)
+    solid = torch.zeros(nearest.shape, dtype=torch.long)
+    if directions.shape[1] == 1 and bool((directions == directions[0]).all()):  # the sun's
+        for begin in range(0, len(centre), _LOT):
+            some = slice(begin, begin + _LOT)
+            near = _near_beam(solids, centre[some], directions[0, 0])
+            _meet(solids, near, hit, centre[some], directions[some], nearest[some], solid[some])
+        return nearest, solid
+    for view in range(len(centre)):
+        for begin in range(0, directions.shape[1], _LOT):
+            lot = slice(view, view + 1), slice(begin, begin + _LOT)
+            near = _near_cone(solids, centre[view], directions[view, lot[1]])
+            _meet(solids, near, hit, centre[lot[0]], directions[lot], nearest[lot], solid[lot])
     return nearest, solid
+
+
+def _meet(
+    solids: Solids, near: Tensor, hit: _Hit, centre: Tensor, directions: Tensor, nearest: Tensor, solid: Tensor
+) -> None:
+    """Write into nearest and solid [S, R] what rays from [S, 3] along [S, R, 3] first meet of the solids near [N]."""
+    if len(near):
+        some = replace(solids, centre=solids.centre[near], object_from_world=solids.object_from_world[near])
+        found, which = hit(*_in_object_frames(some, centre, directions), solids.half[near]).min(dim=-1)
+        nearest.copy_(found)
+        solid.copy_(near[which])
+
+
+def _near_cone(solids: Solids, origin: Tensor, directions: Tensor) -> Tensor:
+    """[N] solids whose bounding sphere meets the cone around rays [R, 3] from one place [3]."""
+    unit = normalize(directions, dim=-1)
+    axis = normalize(unit.mean(dim=0), dim=0)
+    opening = (unit @ axis).min().clamp(-1, 1).acos()
+    to_solid = solids.centre - origin
+    distance, radius = to_solid.norm(dim=-1), solids.half.norm(dim=-1)
+    angle = ((to_solid @ axis) / distance.clamp(min=1e-9)).clamp(-1, 1).acos()
+    reach = (radius / distance.clamp(min=1e-9)).clamp(max=1).asin()
+    return ((distance <= radius) | (angle <= opening + reach + _ROUNDING)).nonzero()[:, 0]
+
+
+def _near_beam(solids: Solids, origins: Tensor, direction: Tensor) -> Tensor:
+    """[N] solids whose bounding sphere meets the beam of rays from [R, 3] along [3]."""
+    axis = normalize(direction, dim=0)
+    middle = origins.mean(dim=0)
+
+    def aside(points: Tensor) -> Tensor:
+        """From the beam's middle."""
+        from_middle = points - middle
+        return (from_middle - (from_middle @ axis)[:, None] * axis).norm(dim=-1)
+
+    reach = aside(origins).max() + solids.half.norm(dim=-1)
+    return (aside(solids.centre) <= reach + _ROUNDING).nonzero()[:, 0]
 
 
 def _in_object_frames(solids: Solids, centre: Tensor, directions: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import training.renderer
 from training.homes import make_home
 from training.paths import cam_from_world, draw_path, tumble
 from training.renderer import render
@@ -287,3 +288,18 @@ def test_a_bare_room_shows_less_and_a_scenery_that_is_none_is_named() -> None:
     assert still('bare') > still('furnished') + 0.1
     with pytest.raises(ValueError, match="furnished, bare, scattered, home, walk, got 'none'"):
         make_window(0, scenery='none')
+
+
+@pytest.mark.parametrize('seed', [0, 4, 5, 8])
+def test_solids_that_are_left_out_are_met_by_no_ray(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home with every solid asked about every ray, as on a GPU: the same depth, shadows and daylight."""
+    rng = np.random.default_rng(seed)
+    home, sights = make_home(rng)
+    assert len(home.boxes) >= training.renderer._MANY
+    path = torch.from_numpy(draw_path(rng, home, 3, 1.3, sights)).float()
+    K = torch.tensor([[50.0, 0, 50.0], [0, 50.0, 35.0], [0, 0, 1]]).expand(3, 3, 3)
+    colour, depth = render(home, path, K, (70, 100))  # no multiple of a tile
+    monkeypatch.setattr(training.renderer, '_MANY', 10_000)
+    expected_colour, expected_depth = render(home, path, K, (70, 100))
+    torch.testing.assert_close(depth, expected_depth, rtol=1e-5, atol=1e-5)
+    assert ((colour - expected_colour).abs() > 1e-3).float().mean() < 1e-3  # an edge of a shadow may round

@@ -187,3 +187,19 @@ def test_a_dead_worker_is_told(pool_folder: Path) -> None:
 def test_held_back_seeds_cannot_enter_a_pool(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=str(HELD_BACK_SEED)):
         Pool(tmp_path, windows=HELD_BACK_SEED + 1)
+
+
+def test_compiled_blocks_have_the_same_gradient(pool_folder: Path) -> None:
+    config = replace(SMALL, stages=(Stage(4, (48, 64), (2, 3), 6),))
+    gradients = {}
+    for is_compiled in (False, True):
+        learner = Learner(config, make_nano(0))
+        if is_compiled:
+            learner.compile_blocks('aot_eager')
+        numbers = StepGradient(config, pool_folder)(learner, 1, 0)
+        assert numbers['loss'] > 0
+        gradients[is_compiled] = {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
+    assert gradients[True].keys() == gradients[False].keys()
+    for name, expected in gradients[False].items():
+        difference = (gradients[True][name] - expected).norm()
+        assert difference <= 0.05 * expected.norm() + 1e-6, name  # bfloat16 rounds elsewhere
