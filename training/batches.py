@@ -54,7 +54,7 @@ def draw_batch(
     if wide:
         slots = rng.permutation(slots[np.argsort(-pool.turn(slots))[:batch]])
     chosen = np.stack([_choose_frames(rng, frames, wide) for _ in range(batch)])
-    window = resize(pool.read(slots, chosen).to(device), image_size)
+    window = resize(pool.read(slots, chosen, device), image_size)
     if rng.random() < 0.5:
         window = mirror(window)
     images = vary_colours(window.images.float() / 255, rng)

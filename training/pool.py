@@ -68,17 +68,18 @@ class Pool:
             self._arrays[name][slot] = getattr(window, name).numpy()
         self._ready[slot] = 1
 
-    def read(self, slots: np.ndarray, frames: np.ndarray) -> Window:
+    def read(self, slots: np.ndarray, frames: np.ndarray, device: torch.device | str = 'cpu') -> Window:
         """Gather frames of several windows.
 
         Args:
             slots: [B] slots that are ready.
             frames: [B, S] which frames of each.
+            device: where they go, before depth gets wider.
 
         Returns:
             A window whose tensors have a batch axis: images [B, S, 3, H, W] uint8 and so on; depth is float32.
         """
-        gathered = {name: torch.from_numpy(self._arrays[name][slots[:, None], frames]) for name in _NAMES}
+        gathered = {name: torch.from_numpy(self._arrays[name][slots[:, None], frames]).to(device) for name in _NAMES}
         gathered['depth'] = gathered['depth'].float()
         return Window(**gathered)
 

@@ -17,7 +17,8 @@ from torch.nn.functional import normalize
 from training.scenes import Scene, Solids, Sun
 
 _NEAR = 1e-3  # metres; nothing closer to the optical centre is seen
-_ROUNDING = 1e-3  # radians and metres that a solid may be farther off than it can be met
+_ROUNDING = 2e-3  # radians and metres that a solid may be farther off than it can be met
+_PARALLEL = 1e-4  # of unit vectors; over the ten metres of a room less than that
 _OFF = 2e-3  # metres from which a surface looks for its light, so that it throws no shadow on itself
 _CACHED_NUMBERS = 100_000  # of a temporary that stays in a core's cache
 _MANY = 24  # solids from which it pays to leave some out
@@ -98,7 +99,7 @@ def _nearest(solids: Solids, hit: _Hit, centre: Tensor, directions: Tensor) -> t
         return nearest, solid
     nearest = directions.new_full(directions.shape[:2], torch.inf)
     solid = torch.zeros(nearest.shape, dtype=torch.long)
-    if directions.shape[1] == 1 and bool((directions == directions[0]).all()):  # the sun's
+    if directions.shape[1] == 1 and _are_parallel(directions[:, 0]):  # the sun's
         for begin in range(0, len(centre), _LOT):
             some = slice(begin, begin + _LOT)
             near = _near_beam(solids, centre[some], directions[0, 0])
@@ -121,6 +122,12 @@ def _meet(
         found, which = hit(*_in_object_frames(some, centre, directions), solids.half[near]).min(dim=-1)
         nearest.copy_(found)
         solid.copy_(near[which])
+
+
+def _are_parallel(directions: Tensor) -> bool:
+    """Of rays [R, 3], but for rounding."""
+    unit = normalize(directions, dim=-1)
+    return bool(((unit - unit[0]).abs() < _PARALLEL).all())
 
 
 def _near_cone(solids: Solids, origin: Tensor, directions: Tensor) -> Tensor:

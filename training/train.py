@@ -54,7 +54,7 @@ from vggt.model import pick
 from vggt.weights import load_vggt
 from vggt_ros.core.memory import keep_freed_memory
 
-_AHEAD = 2  # steps whose batches are drawn beside the one that a GPU computes
+_AHEAD = 3  # steps whose batches are drawn beside the one that a GPU computes
 _PROBE_RATE = 10.0  # linear probes of a model that stays as it is bear a higher rate
 
 

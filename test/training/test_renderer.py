@@ -303,3 +303,24 @@ def test_solids_that_are_left_out_are_met_by_no_ray(seed: int, monkeypatch: pyte
     expected_colour, expected_depth = render(home, path, K, (70, 100))
     torch.testing.assert_close(depth, expected_depth, rtol=1e-5, atol=1e-5)
     assert ((colour - expected_colour).abs() > 1e-3).float().mean() < 1e-3  # an edge of a shadow may round
+
+
+def test_the_suns_rays_are_asked_for_in_lots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are of one direction but for rounding, and of other lengths: one by one a picture takes a minute."""
+    asked: list[int] = []
+    meet = training.renderer._meet
+
+    def counted(solids: Solids, near: torch.Tensor, *rest: torch.Tensor) -> None:
+        asked.append(len(near))
+        meet(solids, near, *rest)
+
+    monkeypatch.setattr(training.renderer, '_meet', counted)
+    rng = np.random.default_rng(900_300)
+    home, sights = make_home(rng)
+    assert home.sun is not None
+    path = torch.from_numpy(draw_path(rng, home, 8, np.radians(rng.uniform(45, 85)), sights)).float()
+    K = torch.tensor([[110.0, 0, 64.0], [0, 110.0, 48.0], [0, 0, 1]]).expand(8, 3, 3)
+    colour, _ = render(home, path, K, (96, 128))
+    dark, _ = render(replace(home, sun=None), path, K, (96, 128))
+    assert (colour > dark + 0.05).float().mean() > 0.01  # it shines into the picture
+    assert len(asked) < 1500
