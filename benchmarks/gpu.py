@@ -17,13 +17,12 @@ batching: windows of 1, 2, 4 and 8 robots one by one and in one pass.
 soak: 10,000 frames through the streaming form, or what its time allows: time and memory at both ends.
 path: a picture to the network's input and tokens, and what runs beside what (benchmarks.device_path).
 device: the tests of clouds and of pictures on the device.
-training: only when named: the small model for --minutes, from the shipped weights, and its errors before and after.
+training: only when named: the small model for --minutes, from the shipped weights.
 
 The order is that of what a minute is worth. All parts share one process and one set of weights; every part has a time
-limit, and one that fails or is cut off does not end the others. An H200 whose host was busy took 3, 14, 39, 75, 45, 16,
-0 and 24 s for the first parts, without `reference`, and `device` (`latency` had more time for a row then, `graphs` had
-less to do); --seconds leaves the others theirs. Nothing is downloaded; `pipeline` and `device` need rosbags, mcap and
-trimesh, or say that they are missing.
+limit, and one that fails or is cut off does not end the others. On an H200 they took 3, 17, 14, 37, 75, 57, 19, 0, 21,
+29, 21 and 24 s; --seconds leaves the others theirs. Nothing is downloaded; `pipeline` and `device` need rosbags, mcap
+and trimesh, or say that they are missing.
 """
 
 from __future__ import annotations
@@ -682,35 +681,46 @@ def soak(bench: Bench) -> None:
 
 
 def training(bench: Bench) -> None:
-    """Errors of the shipped weights, then training from them beside its renderer, then the errors of what came out."""
-    scenes = 2 if bench.quick else 200
+    """Train from the shipped weights; renderers have the device for themselves first, and processors meanwhile."""
     minutes = 0.2 if bench.quick else bench.arguments.minutes
     folder = ROOT / 'runs' / ('gpu_quick' if bench.quick else 'gpu')  # git-ignored, and kept: the weights are in it
-    run(bench, 'training.evaluate', seed=1_000_000, scenes=scenes)
-    pool, begin = folder / 'pool', 125_000  # the windows before were seen in training
-    end = str(begin + (64 if bench.quick else 100_000))
-    command = [sys.executable, '-m', 'training.pool', str(pool), '--windows', end]
-    subprocess.run([*command, '--begin', end], cwd=ROOT, check=True)  # the folder, before several fill it
-    workers = max(1, (os.cpu_count() or 1) - 4)  # processors, as a GPU trains twice as fast where it does not render
-    command += ['--begin', str(begin), '--scenery', *SCENERY_MIX, '--worker']
-    renderers = [subprocess.Popen([*command, f'{i}/{workers}'], cwd=ROOT) for i in range(workers)]
+    pool, begin = folder / 'pool', 190_000  # the windows before were seen in training
+    middle, end = begin + 20_000, begin + (20_064 if bench.quick else 100_000)
+    command = [sys.executable, '-m', 'training.pool', str(pool), '--scenery', *SCENERY_MIX]
+    subprocess.run([*command, '--windows', str(end), '--begin', str(end)], cwd=ROOT, check=True)  # makes the folder
+    workers = max(1, (os.cpu_count() or 1) - 4)
+
+    def renderers(first: int, last: int, device: object) -> list[subprocess.Popen[bytes]]:
+        one = [*command, '--windows', str(last), '--begin', str(first), '--device', str(device), '--worker']
+        return [subprocess.Popen([*one, f'{i}/{workers}'], cwd=ROOT) for i in range(workers)]
+
+    with ended(renderers(begin, middle, bench.device)) as ahead:
+        wait_for_windows(pool, 8 if bench.quick else 6000, 60 if bench.quick else 90, ahead[0])
+    with ended(renderers(middle, end, 'cpu')):  # a GPU trains twice as fast where it does not render
+        run(bench, 'training.train', '--resume', '--compile', pool=pool, run=folder / 'nano', minutes=minutes,
+            run_down=0.85 * minutes, rate=1.2e-3, steps=30_000, start=ROOT / 'vggt' / 'weights' / 'nano.safetensors',
+            processes=1, device=bench.device, frames_factor=1 if bench.quick else 24)  # fmt: skip
+    run(bench, 'training.train', export=folder / 'new', run=folder / 'nano')
+    print(f'a processor evaluates it: python -m training.evaluate --weights {folder / "new" / "nano.safetensors"}')
+
+
+@contextmanager
+def ended(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Terminate them at the end."""
     try:
-        wait_for_windows(pool, 8 if bench.quick else 500, renderers[0])
-        run(bench, 'training.train', '--resume', pool=pool, run=folder / 'nano', minutes=minutes,
-            run_down=0.9 * minutes, rate=1.2e-3, steps=30_000, start=ROOT / 'vggt' / 'weights' / 'nano.safetensors',
-            processes=1, device=bench.device, frames_factor=1 if bench.quick else 16)  # fmt: skip
+        yield processes
     finally:
-        for renderer in renderers:
-            renderer.terminate()
-            renderer.wait()
-    run(bench, 'training.evaluate', seed=1_000_000, scenes=scenes, run=folder / 'nano')
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
 
 
-def wait_for_windows(pool: Path, least: int, renderer: subprocess.Popen[bytes]) -> None:
-    """Until so many are rendered, the renderer has ended or ten minutes have passed; training tells what is missing."""
+def wait_for_windows(pool: Path, least: int, seconds: float, renderer: subprocess.Popen[bytes]) -> None:
+    """Until so many are rendered, the renderer has ended or time is up; training tells what is missing."""
     from training.pool import Pool
 
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + seconds
     while renderer.poll() is None and time.monotonic() < deadline:
         if (pool / 'ready.npy').exists() and len(Pool(pool).ready()) >= least:
             return
