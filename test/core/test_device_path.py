@@ -55,8 +55,10 @@ def test_a_stream_gives_the_same_results_either_way(
 
 @pytest.mark.parametrize('device', DEVICES)
 def test_clouds_are_the_same_while_the_network_is_at_the_next_window(
-    networks: dict[str, StreamingVGGT], device: str
+    networks: dict[str, StreamingVGGT], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)  # 3e-4 on an H200, by how many are encoded
+
     def clouds_of(prediction: Prediction) -> np.ndarray:
         return np.stack([frame.packed(prediction.K[i]) for i, frame in sorted(prediction.on_device.items())])
 
