@@ -395,10 +395,12 @@ def train(
 
     Raises:
         FileNotFoundError: the pool is empty or missing.
-        ValueError: several processes are asked for on a GPU.
+        ValueError: several processes are asked for on a GPU, or for compiled blocks.
     """
     if device != 'cpu' and processes != 1:
         raise ValueError(f'training on {device} takes one process, got {processes}; use --processes 1')
+    if compiled and processes != 1:
+        raise ValueError(f'compiled blocks stay in their process, got {processes} of them; use --processes 1')
     started = time.monotonic()
     torch.set_num_threads(threads)
     if device != 'cpu':

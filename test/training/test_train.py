@@ -113,6 +113,11 @@ def test_a_schedule_can_end_elsewhere_and_have_larger_batches() -> None:
     assert longer.rate(plateau_end) == config.learning_rate > longer.rate(plateau_end + longer.run_down // 2)
 
 
+def test_compiled_blocks_stay_in_one_process(pool_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='--processes 1'):
+        train(SMALL, pool_folder, tmp_path, minutes=1, processes=2, compiled=True)
+
+
 def test_a_gpu_takes_one_process(pool_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='--processes 1'):
         train(SMALL, pool_folder, tmp_path, minutes=1, processes=2, device='cuda')
