@@ -17,8 +17,7 @@ from torch.nn.functional import normalize
 from training.scenes import Scene, Solids, Sun
 
 _NEAR = 1e-3  # metres; nothing closer to the optical centre is seen
-_ROUNDING = 2e-3  # radians and metres that a solid may be farther off than it can be met
-_PARALLEL = 1e-4  # of unit vectors; over the ten metres of a room less than that
+_ROUNDING = 2e-3  # radians that a solid may be farther off than it can be met
 _OFF = 2e-3  # metres from which a surface looks for its light, so that it throws no shadow on itself
 _CACHED_NUMBERS = 100_000  # of a temporary that stays in a core's cache
 _MANY = 24  # solids from which it pays to leave some out
@@ -99,61 +98,36 @@ def _nearest(solids: Solids, hit: _Hit, centre: Tensor, directions: Tensor) -> t
         return nearest, solid
     nearest = directions.new_full(directions.shape[:2], torch.inf)
     solid = torch.zeros(nearest.shape, dtype=torch.long)
-    if directions.shape[1] == 1 and _are_parallel(directions[:, 0]):  # the sun's
-        for begin in range(0, len(centre), _LOT):
-            some = slice(begin, begin + _LOT)
-            near = _near_beam(solids, centre[some], directions[0, 0])
-            _meet(solids, near, hit, centre[some], directions[some], nearest[some], solid[some])
-        return nearest, solid
-    for view in range(len(centre)):
-        for begin in range(0, directions.shape[1], _LOT):
-            lot = slice(view, view + 1), slice(begin, begin + _LOT)
-            near = _near_cone(solids, centre[view], directions[view, lot[1]])
-            _meet(solids, near, hit, centre[lot[0]], directions[lot], nearest[lot], solid[lot])
+    views, rays = nearest.shape
+    if rays == 1:  # each from a place of its own
+        tiles = [(slice(i, i + _LOT), slice(None)) for i in range(0, views, _LOT)]
+    else:
+        tiles = [(slice(view, view + 1), slice(i, i + _LOT)) for view in range(views) for i in range(0, rays, _LOT)]
+    for lot in tiles:
+        origins = centre[lot[0]]
+        near = _near(solids, origins, directions[lot].flatten(0, 1))
+        if len(near):
+            some = replace(solids, centre=solids.centre[near], object_from_world=solids.object_from_world[near])
+            found = hit(*_in_object_frames(some, origins, directions[lot]), solids.half[near]).min(dim=-1)
+            nearest[lot], solid[lot] = found.values, near[found.indices]
     return nearest, solid
 
 
-def _meet(
-    solids: Solids, near: Tensor, hit: _Hit, centre: Tensor, directions: Tensor, nearest: Tensor, solid: Tensor
-) -> None:
-    """Write into nearest and solid [S, R] what rays from [S, 3] along [S, R, 3] first meet of the solids near [N]."""
-    if len(near):
-        some = replace(solids, centre=solids.centre[near], object_from_world=solids.object_from_world[near])
-        found, which = hit(*_in_object_frames(some, centre, directions), solids.half[near]).min(dim=-1)
-        nearest.copy_(found)
-        solid.copy_(near[which])
+def _near(solids: Solids, origins: Tensor, directions: Tensor) -> Tensor:
+    """[N] solids that rays from places [S, 3] along [R, 3] may meet: whose bounding sphere meets a cone around all.
 
-
-def _are_parallel(directions: Tensor) -> bool:
-    """Of rays [R, 3], but for rounding."""
-    unit = normalize(directions, dim=-1)
-    return bool(((unit - unit[0]).abs() < _PARALLEL).all())
-
-
-def _near_cone(solids: Solids, origin: Tensor, directions: Tensor) -> Tensor:
-    """[N] solids whose bounding sphere meets the cone around rays [R, 3] from one place [3]."""
+    The cone begins in the middle of the places; spheres are larger by how far the others are from there.
+    """
     unit = normalize(directions, dim=-1)
     axis = normalize(unit.mean(dim=0), dim=0)
     opening = (unit @ axis).min().clamp(-1, 1).acos()
-    to_solid = solids.centre - origin
-    distance, radius = to_solid.norm(dim=-1), solids.half.norm(dim=-1)
+    middle = origins.mean(dim=0)
+    to_solid = solids.centre - middle
+    distance = to_solid.norm(dim=-1)
+    radius = solids.half.norm(dim=-1) + (origins - middle).norm(dim=-1).max()
     angle = ((to_solid @ axis) / distance.clamp(min=1e-9)).clamp(-1, 1).acos()
     reach = (radius / distance.clamp(min=1e-9)).clamp(max=1).asin()
     return ((distance <= radius) | (angle <= opening + reach + _ROUNDING)).nonzero()[:, 0]
-
-
-def _near_beam(solids: Solids, origins: Tensor, direction: Tensor) -> Tensor:
-    """[N] solids whose bounding sphere meets the beam of rays from [R, 3] along [3]."""
-    axis = normalize(direction, dim=0)
-    middle = origins.mean(dim=0)
-
-    def aside(points: Tensor) -> Tensor:
-        """From the beam's middle."""
-        from_middle = points - middle
-        return (from_middle - (from_middle @ axis)[:, None] * axis).norm(dim=-1)
-
-    reach = aside(origins).max() + solids.half.norm(dim=-1)
-    return (aside(solids.centre) <= reach + _ROUNDING).nonzero()[:, 0]
 
 
 def _in_object_frames(solids: Solids, centre: Tensor, directions: Tensor) -> tuple[list[Tensor], list[Tensor]]:

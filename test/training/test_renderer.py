@@ -308,13 +308,13 @@ def test_solids_that_are_left_out_are_met_by_no_ray(seed: int, monkeypatch: pyte
 def test_the_suns_rays_are_asked_for_in_lots(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are of one direction but for rounding, and of other lengths: one by one a picture takes a minute."""
     asked: list[int] = []
-    meet = training.renderer._meet
+    near = training.renderer._near
 
-    def counted(solids: Solids, near: torch.Tensor, *rest: torch.Tensor) -> None:
-        asked.append(len(near))
-        meet(solids, near, *rest)
+    def counted(solids: Solids, origins: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+        asked.append(len(directions))
+        return near(solids, origins, directions)
 
-    monkeypatch.setattr(training.renderer, '_meet', counted)
+    monkeypatch.setattr(training.renderer, '_near', counted)
     rng = np.random.default_rng(900_300)
     home, sights = make_home(rng)
     assert home.sun is not None

@@ -208,3 +208,12 @@ def test_compiled_blocks_have_the_same_gradient(pool_folder: Path) -> None:
     for name, expected in gradients[False].items():
         difference = (gradients[True][name] - expected).norm()
         assert difference <= 0.05 * expected.norm() + 1e-6, name  # bfloat16 rounds elsewhere
+
+
+def test_batches_drawn_ahead_are_those_drawn_in_turn(pool_folder: Path) -> None:
+    in_turn, ahead = (StepGradient(SMALL, pool_folder, device) for device in ('cpu', 'cpu:0'))  # as any device but cpu
+    for step in (2, 3):
+        ours, theirs = (one._drawn(step, 0, 8) for one in (ahead, in_turn))
+        assert torch.equal(ours.batch.images, theirs.batch.images)
+        assert torch.equal(ours.asked, theirs.asked)
+        assert ours.decoded == theirs.decoded
