@@ -27,7 +27,7 @@ from benchmarks.reference import ReferenceRun, read_outputs
 from benchmarks.streaming import differences, make_network
 from benchmarks.timing import FEWEST, exact_products, peak_gb, synchronise, timed, weights_gb
 from vggt import VGGT, StreamingVGGT, VGGTOutput
-from vggt.captured_call import WARM_UPS, CapturedCall
+from vggt.captured_call import CapturedCall, record
 from vggt.preprocessing import scale_pixels
 
 HEADS = ('camera', 'depth')
@@ -389,16 +389,19 @@ GRAPH_FORMS = (
 
 
 @contextmanager
-def channels_last(stream: StreamingVGGT, frames: int) -> Iterator[None]:
-    """Inside, the channels of a pixel lie side by side in the depth head, which decodes so many frames at once."""
+def laid_out(stream: StreamingVGGT, form: GraphForm, frames: int) -> Iterator[None]:
+    """Inside, a stream may be compiled and captured; with channels last its depth head decodes all frames at once."""
     chunk = stream.chunk
     try:
-        stream.chunk = frames
-        lay_out(stream.model.depth_head, torch.channels_last)
+        if form.channels_last:
+            stream.chunk = frames
+            lay_out(stream.model.depth_head, torch.channels_last)
         yield
     finally:
-        stream.chunk = chunk
-        lay_out(stream.model.depth_head, torch.contiguous_format)
+        stream.uncompile()
+        if form.channels_last:
+            stream.chunk = chunk
+            lay_out(stream.model.depth_head, torch.contiguous_format)
 
 
 def lay_out(head: nn.Module | None, order: torch.memory_format) -> None:
@@ -410,15 +413,7 @@ def lay_out(head: nn.Module | None, order: torch.memory_format) -> None:
 
 def replayed_s(call: Callable[[], object], device: torch.device, runs: int) -> float:
     """Median seconds of a call as a CUDA graph of its own, by events in the device's queue."""
-    current, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    own.wait_stream(current)
-    with torch.cuda.stream(own):  # as in CapturedCall
-        for _ in range(WARM_UPS):
-            call()
-    current.wait_stream(own)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=own, capture_error_mode='thread_local'):
-        call()
+    graph, _ = record(call, device)
     marks = []
     for _ in range(2 + runs):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -505,45 +500,41 @@ def graph_rows(
                 return call
 
             ways += [(whole, captured), (f'{whole} behind patch tokens', as_a_node_does)]
-        with channels_last(stream, size) if form.channels_last else nullcontext():
-            try:
-                for name, make in ways:
-                    try:
-                        held = reserved_gb(device)
-                        begin = time.perf_counter()
-                        call = make()
-                        output = call()
-                        synchronise(device)
-                        made_s = time.perf_counter() - begin
-                        pose, depth = differences(exact, output, stride)
-                        taken = timed(call, device, repeats, limit_s)
-                    except Exception as error:  # a capture or a compilation that fails must not end the others
-                        if is_out_of_time(error):
-                            raise
-                        print(f'\n{form.name}, {name}, did not run:\n{traceback.format_exc()}\n', flush=True)
-                        continue
-                    middle, held_gb = statistics.median(taken), reserved_gb(device) - held
-                    alone = aggregator_cells(aggregator, device, repeats, done, ceiling) if name == whole else {}
-                    yield {
-                        'format': form.name,
-                        'form': name,
-                        'first call [s]': f'{made_s:.1f}',
-                        'window [ms]': f'{middle * 1e3:.1f}',
-                        'new frames/s': f'{stride / middle:.2f}',
-                        'plain form [ms]': f'{plain_s * 1e3:.1f}',
-                        'ratio': f'{plain_s / middle:.2f}',
-                        **against(upstream, middle),
-                        'aggregator [ms]': '-',
-                        'aggregator of ceiling': '-',
-                        **alone,
-                        'pose differs': f'{pose:.1e}',
-                        'depth differs': f'{depth:.1e}',
-                        'held for it [GB]': f'{held_gb:.2f}',
-                        'runs': len(taken),
-                    }
-                    del call, output
-            finally:
-                stream.uncompile()
+        with laid_out(stream, form, size):
+            for name, make in ways:
+                try:
+                    held = reserved_gb(device)
+                    begin = time.perf_counter()
+                    call = make()
+                    output = call()
+                    synchronise(device)
+                    made_s = time.perf_counter() - begin
+                    pose, depth = differences(exact, output, stride)
+                    taken = timed(call, device, repeats, limit_s)
+                except Exception as error:  # a capture or a compilation that fails must not end the others
+                    if is_out_of_time(error):
+                        raise
+                    print(f'\n{form.name}, {name}, did not run:\n{traceback.format_exc()}\n', flush=True)
+                    continue
+                middle, held_gb = statistics.median(taken), reserved_gb(device) - held
+                alone = aggregator_cells(aggregator, device, repeats, done, ceiling) if name == whole else {}
+                yield {
+                    **dict.fromkeys(GRAPH_COLUMNS, '-'),
+                    'format': form.name,
+                    'form': name,
+                    'first call [s]': f'{made_s:.1f}',
+                    'window [ms]': f'{middle * 1e3:.1f}',
+                    'new frames/s': f'{stride / middle:.2f}',
+                    'plain form [ms]': f'{plain_s * 1e3:.1f}',
+                    'ratio': f'{plain_s / middle:.2f}',
+                    **against(upstream, middle),
+                    **alone,
+                    'pose differs': f'{pose:.1e}',
+                    'depth differs': f'{depth:.1e}',
+                    'held for it [GB]': f'{held_gb:.2f}',
+                    'runs': len(taken),
+                }
+                del call, output
     torch.compiler.reset()
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -87,7 +87,7 @@ def main() -> None:
     model, _ = build_reference(workload, given.reference)
     device, runs = torch.device(given.device), []
     for frames, dtype in (*((frames, 'bfloat16') for frames in given.frames), (given.frames[0], 'float32')):
-        window = Workload(given.height, given.width, frames, frames, dtype, given.device, '1b')
+        window = replace(workload, frames=frames, stride=frames, dtype=dtype)
         images = window.images()
 
         def call(window: Workload = window, images: Tensor = images) -> dict[str, Tensor]:

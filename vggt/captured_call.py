@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from vggt.output import VGGTOutput
 
 WARM_UPS = 3  # before the capture: tables, workspaces and algorithms are there then
 TOLERANCE = 1e-2  # of the check: the kernels are the same, so a graph that is right is far closer
+
+T = TypeVar('T')
 
 
 class CapturedCall:
@@ -39,19 +42,8 @@ class CapturedCall:
         self._input = example.clone()
         self._lock = threading.Lock()
         self._done = torch.cuda.Event()
-        current = torch.cuda.current_stream(self._device)
-        # cuBLAS keeps a workspace for each stream: on one of its own no kernel outside of the graph shares that
-        own = torch.cuda.Stream(self._device)
-        own.wait_stream(current)
-        with torch.cuda.stream(own):
-            for _ in range(WARM_UPS):
-                call(self._input)
-        current.wait_stream(own)
-        self._graph = torch.cuda.CUDAGraph()
-        # of this thread alone: others go on giving the device pictures
-        with torch.cuda.graph(self._graph, stream=own, capture_error_mode='thread_local'):
-            self._output = call(self._input)
-        self._done.record(current)
+        self._graph, self._output = record(lambda: call(self._input), self._device)
+        self._done.record(torch.cuda.current_stream(self._device))
         self._check(call(other), self(other))
 
     def __call__(self, tensor: Tensor) -> VGGTOutput:
@@ -71,6 +63,27 @@ class CapturedCall:
         for name, value in _tensors(expected).items():
             if not torch.isclose(values[name], value, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True).all():
                 raise CompileError(f'the CUDA graph of a window gives another {name} than the window itself')
+
+
+def record(call: Callable[[], T], device: torch.device) -> tuple[torch.cuda.CUDAGraph, T]:
+    """A call as a graph to replay, and what it gives, which every replay writes anew.
+
+    Raises:
+        RuntimeError: it could not be captured.
+    """
+    current = torch.cuda.current_stream(device)
+    # cuBLAS keeps a workspace for each stream: on one of its own no kernel outside of the graph shares that
+    own = torch.cuda.Stream(device)
+    own.wait_stream(current)
+    with torch.cuda.stream(own):
+        for _ in range(WARM_UPS):
+            call()
+    current.wait_stream(own)
+    graph = torch.cuda.CUDAGraph()
+    # of this thread alone: others go on giving the device pictures
+    with torch.cuda.graph(graph, stream=own, capture_error_mode='thread_local'):
+        output = call()
+    return graph, output
 
 
 def _tensors(output: VGGTOutput) -> dict[str, Tensor]:
