@@ -315,6 +315,18 @@ class ScaleConfig(Section):
 
 
 @dataclass(frozen=True)
+class BundleConfig(Section):
+    """Whether what the network says of a window is held against what its frames share."""
+
+    bundle_adjustment: str = setting(
+        'auto',
+        'mend cameras and depth of a window by what its frames share: on, off, or auto, which is on for networks that '
+        'see pictures of 256 pixels or less, as nano does; some 0.1 to 0.3 s a window of one processor core',
+        one_of=('auto', 'on', 'off'),
+    )
+
+
+@dataclass(frozen=True)
 class AlignmentConfig(Section):
     """How a window is placed on the one before."""
 
@@ -506,6 +518,7 @@ class Config:
     camera: CameraConfig = CameraConfig()
     mask: MaskConfig = MaskConfig()
     scale: ScaleConfig = ScaleConfig()
+    bundle: BundleConfig = BundleConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     cloud: CloudConfig = CloudConfig()
     map: MapConfig = MapConfig()

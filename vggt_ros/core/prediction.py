@@ -32,6 +32,7 @@ class Prediction:
         confidence: [S, h, w] float32, at least 1; NaN where not decoded.
         transform: where the grid lies in the source images; None where they are on the grid already.
         prepare_s: seconds spent before the network, on resizing.
+        adjust_s: seconds spent after it, on bundle adjustment.
         ahead_s: seconds of it, resizing and network, that had passed before anybody asked (Foresight).
         descriptors: [S, D] what the frames look like as a whole (retrieval.describe); None where nothing asks for it.
         patches: [S, rows, columns, C] and part by part (retrieval.thin_patches); None likewise.
@@ -51,6 +52,7 @@ class Prediction:
     confidence: np.ndarray
     transform: ImageTransform | None = None
     prepare_s: float = 0.0
+    adjust_s: float = 0.0
     views: tuple[View, ...] = ()
     metres_per_unit: float = float('nan')
     descriptors: np.ndarray | None = None

@@ -21,6 +21,7 @@ from vggt.output import VGGTOutput
 from vggt.pose_encoding import decode_pose_encoding
 from vggt.preprocessing import ImageTransform, ModelImage, resize_keeping_aspect, stack_pixels
 from vggt.weights import load_vggt
+from vggt_ros.core.bundle.adjustment import Geometry, adjust
 from vggt_ros.core.config import Config, WindowConfig
 from vggt_ros.core.device_frame import DeviceFrame
 from vggt_ros.core.devices import PRECISIONS, is_lack_of_memory, resolve_device, resolve_precision, warn_if_slow
@@ -38,6 +39,8 @@ from vggt_ros.core.window import Window
 log = logging.getLogger(__name__)
 
 HEADS = ('camera', 'depth')
+ALL_FRAMES = 64  # as many as windows may hold
+SMALL_PICTURE = 256  # pixels across; networks for no more are adjusted unless asked not to (bundle_adjustment)
 LockedIntrinsics = dict[int, tuple[ImageTransform, np.ndarray]]  # by camera: K [3, 3] of the first window on its grid
 
 
@@ -118,6 +121,8 @@ class VggtPredictor:
         self._leaving = torch.cuda.Stream(self._device, priority=-1) if self.works_on_device else None  # of answers
         self._longest = width or self.network.config.image_size  # side of a picture on the network's grid
         self._planned = config.window
+        self._adjusts = _adjusts(config, self.network.config.image_size)
+        self._compared = ALL_FRAMES if self._adjusts else config.alignment.max_frames  # shared frames with depth
         self._may_compile = config.model.compile and self._streaming is not None
         self._may_capture = config.model.cuda_graph and self._streaming is not None
         self._awaits_first = True
@@ -177,7 +182,7 @@ class VggtPredictor:
             self._awaits_first = False  # a pause in a stream that runs would be one too many
             self._compile(self._planned, images[0].transform.model_size)
             self._capture(self._planned, images[0].transform.model_size)
-        compared = window.shared if window.is_bridge else self.config.alignment.max_frames
+        compared = window.shared if window.is_bridge else self._compared
         decoded = [i for i, row in enumerate(rows) if row >= window.shared - compared]
         transform = images[0].transform
         tokens = torch.stack([self._encoded[key].tokens for key in keys])
@@ -189,13 +194,27 @@ class VggtPredictor:
         confidence = depth.copy()
         depth[decoded], confidence[decoded] = seen_depth, seen_confidence
         _forget_unseen(depth, confidence, [self._encoded[key].seen for key in keys])
+        is_focal_known = self._is_focal_known(frames, transform)
         K = self._intrinsics(frames, K_network, transform)
         has_K = np.isfinite(K).all(axis=(1, 2))
         depth[~has_K] = np.nan
+        on_device = self._kept(keys, decoded, depth, answers) if has_K.all() else {}
+        image, start = stack_pixels(images).numpy(), time.perf_counter()
+        adjusted = None
+        if self._adjusts and has_K.all():
+            adjusted = adjust(image, Geometry(cam_from_window, K, depth), is_focal_known=is_focal_known)
+        if adjusted is not None:
+            cam_from_window, K, depth = adjusted.geometry.cam_from_window, adjusted.geometry.K, adjusted.geometry.depth
+            self._lock_again(frames, K, is_focal_known)
+            log.debug(
+                'bundle adjustment: %d matches, off by %.2f pixels in the median, %.2f before',
+                adjusted.matches, adjusted.residual_px, adjusted.residual_before_px,
+            )  # fmt: skip
+        adjust_s = time.perf_counter() - start
         prediction = Prediction(
             stamps_ns=tuple(frame.stamp_ns for frame in frames),
             frame_ids=tuple(frame.frame_id for frame in frames),
-            image=stack_pixels(images).numpy(),
+            image=image,
             cam_from_window=cam_from_window,
             K=np.where(has_K[:, None, None], K, _guess_intrinsics(transform.model_size)),
             K_network=K_network,
@@ -203,7 +222,8 @@ class VggtPredictor:
             confidence=confidence,
             transform=transform,
             prepare_s=prepare_s,
-            on_device=self._kept(keys, decoded, depth, answers) if has_K.all() else {},
+            adjust_s=adjust_s,
+            on_device=on_device if adjusted is None else {},
         )
         prediction = split_cameras(prediction, frames, rows)
         encoded = [self._encoded[frame.key] for frame in window.frames]
@@ -265,7 +285,7 @@ class VggtPredictor:
         network = self.network  # of a shared one its member, so that the thread that runs it warms up
         if self._streaming is None or not (self._may_compile or self._may_capture or budget_s):
             return None
-        compared = self.config.alignment.max_frames
+        compared = self._compared
         sizes = [one for one in grids(self.config.model, network.config) if one[1] <= self._longest]
         if not budget_s:
             self._compile(window, sizes[0])
@@ -317,7 +337,7 @@ class VggtPredictor:
         if not self._may_capture:
             return
         cameras = max(1, len(self.config.rig.cameras))
-        new = min(window.size, window.stride + self.config.alignment.max_frames)
+        new = min(window.size, window.stride + self._compared)
         try:
             decoded = range((window.size - new) * cameras, window.size * cameras)
             self.network.capture(window.size * cameras, size, decoded)
@@ -417,6 +437,25 @@ class VggtPredictor:
             ]
         )
 
+    def _is_focal_known(self, frames: list[Frame], transform: ImageTransform) -> bool:
+        """Whether some camera of a window is calibrated, or locked by a window before."""
+        if self._is_apart:
+            return True
+        mode = self.config.camera.intrinsics_mode
+        if mode == 'per_window':
+            return False
+        is_calibrated = mode == 'camera_info' and any(frame.K is not None for frame in frames)
+        cameras = {frame.camera for frame in frames}
+        return is_calibrated or any(c in self.locked and self.locked[c][0] == transform for c in cameras)
+
+    def _lock_again(self, frames: list[Frame], K: np.ndarray, is_focal_known: bool) -> None:
+        """Keep what the first window's adjustment made of its intrinsics."""
+        if not is_focal_known and self.config.camera.intrinsics_mode != 'per_window':
+            self.locked = {
+                camera: (transform, K[[frame.camera == camera for frame in frames]][0])
+                for camera, (transform, _) in self.locked.items()
+            }
+
     def _locked_intrinsics(self, camera: int, K_network: np.ndarray, transform: ImageTransform) -> np.ndarray:
         """[3, 3] the median K of the first window of this camera at this size that has one."""
         if camera not in self.locked or self.locked[camera][0] != transform:
@@ -425,6 +464,11 @@ class VggtPredictor:
                 return np.full((3, 3), np.nan)
             self.locked[camera] = transform, np.median(given, axis=0)
         return self.locked[camera][1]
+
+
+def _adjusts(config: Config, image_size: int) -> bool:
+    """Whether windows of a network for pictures of that width are adjusted."""
+    return {'on': True, 'off': False}.get(config.bundle.bundle_adjustment, image_size <= SMALL_PICTURE)
 
 
 def load_network(config: Config, *, quiet: bool = False) -> StreamingVGGT:

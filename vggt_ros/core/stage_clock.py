@@ -18,6 +18,7 @@ class StageTimes:
 
     prepare_s: float = 0.0  # resize, normalise, copy in
     network_s: float = 0.0
+    adjust_s: float = 0.0  # bundle adjustment of what the network says
     align_s: float = 0.0
     map_s: float = 0.0
     loop_s: float = 0.0  # recognise places and look closely at them, wait for the graph
@@ -53,11 +54,12 @@ class StageClock:
         self.stop('network_s')
 
     def network(self, predict: Callable[[Window], Prediction], window: Window) -> Prediction:
-        """The answer of the network; its time goes to prepare_s and network_s, also that before it was asked."""
+        """The answer of the network; its time, also that before it was asked, is split into the stages before align."""
         self.stop('align_s')
         prediction = predict(window)
-        self._since += prediction.prepare_s
+        self._since += prediction.prepare_s + prediction.adjust_s
         self._add('prepare_s', prediction.prepare_s)
+        self._add('adjust_s', prediction.adjust_s)
         self._add('network_s', prediction.ahead_s)
         self.stop('network_s')
         return prediction

@@ -497,7 +497,7 @@ class Worker:
     def _count_stages(self, update: Update) -> None:
         times = update.times
         self.tally.add_times(prepare=times.prepare_s, network=times.network_s, align=times.align_s, map=times.map_s)
-        self.tally.add_times(loop=times.loop_s)
+        self.tally.add_times(adjust=times.adjust_s, loop=times.loop_s)
 
     def _map_from_odom(self, update: Update, base_from_cam: np.ndarray | None) -> np.ndarray | None:
         """[4, 4] beside an odometry that is not ours: map_from_base @ (odom_from_base)^-1, after REP 105; else None."""

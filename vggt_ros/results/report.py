@@ -22,7 +22,8 @@ from vggt_ros.core.submap import Update
 from vggt_ros.decode import decode_image
 
 PICTURES = 8  # pairs of input and depth in the page
-STAGES = ('read', 'prepare', 'network', 'align', 'map', 'loop', 'encode', 'write')  # in the order an image passes them
+# In the order an image passes them.
+STAGES = ('read', 'prepare', 'network', 'adjust', 'align', 'map', 'loop', 'encode', 'write')
 
 
 class Timings:
@@ -172,7 +173,7 @@ class Report:
                 seam.refused,
             )
         )
-        for stage in ('prepare', 'network', 'align', 'map', 'loop'):
+        for stage in ('prepare', 'network', 'adjust', 'align', 'map', 'loop'):
             self.timings.add(stage, getattr(times, f'{stage}_s'))
 
     @property

@@ -35,6 +35,7 @@ _STAGE = {
     'read': ('other', 'read and decode'),
     'prepare': ('prepare', 'resize and copy in'),
     'network': ('network', 'network'),
+    'adjust': ('adjust', 'bundle adjustment'),
     'align': ('align', 'align windows'),
     'map': ('map', 'map'),
     'loop': ('rest', 'close loops'),

@@ -1,0 +1,1 @@
+"""Bundle adjustment of a window: the network's cameras and depth, mended by where its frames show the same."""
