@@ -4,6 +4,7 @@
     python -m benchmarks.rendered_loop --seed 3 --rooms 2      # then on, round another room that looks alike
     python -m benchmarks.rendered_loop --seeds 5 --json        # seeds 0 to 4, one JSON object each
     python -m benchmarks.rendered_loop --seed 3 --network simulated   # a network that errs as a good one does
+    python -m benchmarks.rendered_loop --seed 3 --bundle-adjustment off   # the network alone
     python -m benchmarks.rendered_loop --seed 3 --picture map.png     # way and cloud from above, before and after
 
 Method: the real pipeline at its defaults, every picture a keyframe, true K. `before` is the way as published without
@@ -182,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--laps', type=float, default=1.25, help='times round each room')
     parser.add_argument('--rooms', type=int, choices=(1, 2), default=1)
     parser.add_argument('--network', default='nano', help='simulated, or what model_id takes')
+    parser.add_argument('--bundle-adjustment', choices=('auto', 'on', 'off'), default='auto')
     parser.add_argument(
         '--picture', type=Path, help='PNG of way and cloud from above, before and after; of the last seed'
     )
@@ -194,17 +196,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print('|---|---|---|---|---|---|---|---|')
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         walk = RenderedWalk(seed, arguments.frames, arguments.laps, arguments.rooms)
-        row, *outcomes = measure(walk, _predictor(arguments.network, walk, seed))
+        predictor = _predictor(arguments.network, walk, seed, arguments.bundle_adjustment)
+        row, *outcomes = measure(walk, predictor)
         print(json.dumps(row) if arguments.json else _row(row), flush=True)
         if arguments.picture:
             cv2.imwrite(str(arguments.picture), draw(walk, outcomes)[..., ::-1])
     return 0
 
 
-def _predictor(network: str, walk: RenderedWalk, seed: int) -> Predictor:
+def _predictor(network: str, walk: RenderedWalk, seed: int, bundle_adjustment: str) -> Predictor:
     if network == 'simulated':
         return SimulatedPredictor(walk, seed, Errors(), Looks(walk))
-    return make_predictor(Config().with_values({'model_id': network, 'device': 'cpu'}))
+    values = {'model_id': network, 'device': 'cpu', 'bundle_adjustment': bundle_adjustment}
+    return make_predictor(Config().with_values(values))
 
 
 def _row(row: dict[str, Any]) -> str:

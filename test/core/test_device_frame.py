@@ -25,6 +25,7 @@ SETTINGS = {
     'precision': 'fp32',
     'standalone': True,
     'confidence_percentile': 30.0,
+    'bundle_adjustment': 'off',
 }
 
 

@@ -46,7 +46,7 @@ TINY = VGGTConfig(
 
 
 def config_of(**values):
-    return Config().with_values({'confidence_percentile': 0.0, **values})
+    return Config().with_values({'confidence_percentile': 0.0, 'bundle_adjustment': 'off', **values})
 
 
 def window_of(count, shared=0, start=0, size=(48, 64), K=None):
@@ -446,7 +446,7 @@ def test_depth_is_unknown_where_a_frame_does_not_show_the_scene(make):
     mask[:, :10] = False
     frames = [dataclasses.replace(frame, mask=mask) for frame in scene.frames_of(scene.walk(3))]
     arguments = (scene.SimulatedNetwork(scene.walk(3)),) if make is VggtPredictor else ()
-    prediction = make(Config().with_values({'input_width': scene.WIDTH}), *arguments).predict(Window(tuple(frames), 0))
+    prediction = make(config_of(input_width=scene.WIDTH), *arguments).predict(Window(tuple(frames), 0))
     assert np.isnan(prediction.depth[:, :, :10]).all()
     assert np.isnan(prediction.confidence[:, :, :10]).all()
     assert np.isfinite(prediction.depth[:, :, 10:]).all()

@@ -26,17 +26,17 @@ def test_each_second_belongs_to_one_stage(passes):
     def predict(window):
         assert window == 'window'
         passes(8.0)
-        return SimpleNamespace(prepare_s=2.0, ahead_s=0.0)
+        return SimpleNamespace(prepare_s=2.0, adjust_s=1.5, ahead_s=0.0)
 
     assert clock.network(predict, 'window').prepare_s == 2.0  # what came before it was aligning
-    assert clock.times == StageTimes(prepare_s=2.0, network_s=6.0, align_s=1.0)
+    assert clock.times == StageTimes(prepare_s=2.0, network_s=4.5, adjust_s=1.5, align_s=1.0)
     passes(16.0)
     clock.stop('map_s')
     passes(32.0)
     clock.resume()  # a pause that counts for nothing
     passes(64.0)
     clock.stop('loop_s')
-    assert clock.times == StageTimes(2.0, 6.0, 1.0, 16.0, 64.0)
+    assert clock.times == StageTimes(2.0, 4.5, 1.5, 1.0, 16.0, 64.0)
     assert clock.total_s == 89.0
 
 
@@ -60,7 +60,7 @@ def test_what_the_network_did_before_it_was_asked_is_computed(passes):
 
     def predict(_):
         passes(1.0)
-        return SimpleNamespace(prepare_s=2.0, ahead_s=5.0)
+        return SimpleNamespace(prepare_s=2.0, adjust_s=1.0, ahead_s=5.0)
 
     clock.network(predict, 'window')
-    assert clock.times == StageTimes(prepare_s=2.0, network_s=4.0)
+    assert clock.times == StageTimes(prepare_s=2.0, network_s=3.0, adjust_s=1.0)

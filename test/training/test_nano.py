@@ -38,3 +38,12 @@ def test_direction_of_motion_is_seen(scores: dict[str, Score]) -> None:
 def test_focal_length_is_guessed(scores: dict[str, Score]) -> None:
     assert scores['nano'].focal_error < 0.105
     assert scores['nano'].focal_error < 0.56 * scores['baseline'].focal_error
+
+
+def test_bundle_adjustment_makes_cameras_many_times_better(scores: dict[str, Score]) -> None:
+    nano, adjusted = scores['nano'], scores['adjusted']
+    assert adjusted.rotation_median_deg < 0.3 * nano.rotation_median_deg
+    assert adjusted.direction_median_deg < 0.3 * nano.direction_median_deg
+    assert adjusted.auc30 > 0.9
+    assert adjusted.abs_rel < 0.85 * nano.abs_rel
+    assert adjusted.focal_error < 0.6 * nano.focal_error

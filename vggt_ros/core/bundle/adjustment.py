@@ -12,6 +12,8 @@ from vggt_ros.core.bundle.solver import Problem, Solution
 
 PASSES = 2  # in the second, frames are laid upon each other as the first has mended them
 _FEWEST = 20  # matches a frame, below which the network is believed
+_LEAST_GAIN = 1e-6  # of the cost: pictures without any texture agree with everything
+_NEAR_CHANCE = 0.95  # of what noise ends at, beyond which matches are mostly by chance
 _LEAST_TOLD = 0.3  # share of a point's weight that a place without points has: there depth stays the network's
 
 
@@ -72,7 +74,8 @@ def adjust(image: np.ndarray, said: Geometry, *, is_focal_known: bool) -> Adjust
         depth[~np.isfinite(depth)] = 1.0
         problem = Problem(matches, seen.cam_from_window, seen.K, depth, is_focal_known=is_focal_known)
         solution = problem.solve(estimate)
-        if not solution.cost < solution.cost_before:  # nor where it is NaN
+        is_better = solution.cost < solution.cost_before * (1 - _LEAST_GAIN)  # nor where it is NaN
+        if not is_better or solution.residual_px > _NEAR_CHANCE * matches.chance_px:
             return None
         estimate, now = solution.estimate, _mended(seen, matches, solution)
     whole = Geometry(said.cam_from_window.copy(), said.K.copy(), said.depth.copy())

@@ -18,10 +18,13 @@ import numpy as np
 
 from vggt_ros.core.geometry import invert_rigid, move_points, unproject_depth
 
-SIGMA_PX = 0.3  # of a match along u and v, in pixels of the picture that flow is sought in
+_SIGMA_PX = 0.3  # of a match along u and v where there is texture, in pixels of the picture that flow is sought in
+_FAINT = 5.0  # smaller eigenvalue of the structure tensor where the variance is twice that
 _COLUMNS = 16  # of cells, each with one point
 _SMALLEST_CELL = 8  # pixels
 _FINE_WIDTH = 192  # a wider picture is halved for the flow until it is no wider
+_BLANK = 0.1  # likewise, where nothing is seen at all
+_CHANCE_PX = 0.87  # of the flow's pixels; so measured with noise at 128x96
 _LONGEST_LOOP = 1.0  # there and back again ends within so many of the flow's pixels of the start
 _MARGIN = 1  # pixels at the border where nothing is matched
 _LEAST_SHARED = 0.1  # of a picture must be seen in another one
@@ -36,13 +39,15 @@ class Matches:
         pixel: [S, P, 2] int, u and v of a frame's points.
         seen: [S, S, P, 2] u and v in the second frame of the points of the first; any number where they are not seen.
         is_seen: [S, S, P] whether they are.
-        sigma_px: standard deviation of u and of v in `seen`.
+        sigma_px: [S, P] standard deviation of u and of v in `seen` of a point: large where there is little texture.
+        chance_px: median distance from anything sensible at which matches of pictures of noise still come back.
     """
 
     pixel: np.ndarray
     seen: np.ndarray
     is_seen: np.ndarray
-    sigma_px: float
+    sigma_px: np.ndarray
+    chance_px: float
 
 
 def match_frames(image: np.ndarray, cam_from_window: np.ndarray, K: np.ndarray, depth: np.ndarray) -> Matches:
@@ -63,7 +68,8 @@ def match_frames(image: np.ndarray, cam_from_window: np.ndarray, K: np.ndarray, 
     ]
     halvings = max(0, math.ceil(math.log2(width / _FINE_WIDTH)))
     dense_flow = _DenseFlow(halvings)
-    corners = np.stack([_corners(one, there) for one, there in zip(grey, known, strict=True)])
+    found_corners = [_corners(one, there) for one, there in zip(grey, known, strict=True)]
+    corners, texture = (np.stack(both) for both in zip(*found_corners, strict=True))
     has_depth = [_known_at(there, at) for there, at in zip(known, corners, strict=True)]
     seen = np.zeros((frames, frames, corners.shape[1], 2))
     is_seen = np.zeros(seen.shape[:3], bool)
@@ -85,7 +91,8 @@ def match_frames(image: np.ndarray, cam_from_window: np.ndarray, K: np.ndarray, 
                 loop = np.linalg.norm(found + _sample(home, found) - corners[one], axis=-1)
                 seen[one, other] = found
                 is_seen[one, other] = (loop < longest) & has_depth[one] & _known_at(known[other], found)
-    return Matches(corners, seen, is_seen, SIGMA_PX * 2**halvings)
+    sigma_px = _SIGMA_PX * 2**halvings * np.sqrt(1 + _FAINT / np.maximum(texture, _BLANK))
+    return Matches(corners, seen, is_seen & (texture > _BLANK)[:, None], sigma_px, _CHANCE_PX * 2**halvings)
 
 
 class _DenseFlow:
@@ -114,17 +121,18 @@ class _DenseFlow:
         return _sample(expected, reached) - self._grid
 
 
-def _corners(grey: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """[P, 2] int u and v of the pixel of each cell that is most of a corner, among those whose depth is known."""
+def _corners(grey: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[P, 2] int u and v of the pixel of each cell that is most of a corner and has a depth, and [P] how much it is."""
     height, width = grey.shape
     cell = max(_SMALLEST_CELL, width // _COLUMNS)
     sharpness = cv2.cornerMinEigenVal(cv2.GaussianBlur(grey, (0, 0), 0.8).astype(np.float32), 5)
     sharpness[~known] = -1.0
     rows, columns = height // cell, width // cell
     cells = sharpness[: rows * cell, : columns * cell].reshape(rows, cell, columns, cell).transpose(0, 2, 1, 3)
-    best = cells.reshape(rows * columns, cell * cell).argmax(axis=1)
+    pixels = cells.reshape(rows * columns, cell * cell)
+    best = pixels.argmax(axis=1)
     row, column = np.divmod(np.arange(rows * columns), columns)
-    return np.stack([column * cell + best % cell, row * cell + best // cell], axis=-1)
+    return np.stack([column * cell + best % cell, row * cell + best // cell], axis=-1), pixels.max(axis=1)
 
 
 def _project(b_from_a: np.ndarray, points: np.ndarray, K: np.ndarray, nearest: float) -> np.ndarray:

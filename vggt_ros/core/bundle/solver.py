@@ -113,7 +113,7 @@ class Problem:
         is_focal_known: bool,
     ) -> None:
         self._before = Estimate(cam_from_window, 0.0, np.zeros(len(K)), np.zeros(depth.shape))
-        self._depth, self._is_seen, self._sigma_px = depth, matches.is_seen, matches.sigma_px
+        self._depth, self._is_seen, self._sigma_px = depth, matches.is_seen, matches.sigma_px[:, None, None]
         self._focal_px = np.stack([K[:, 0, 0], K[:, 1, 1]], axis=-1)
         centre = K[:, :2, 2, None]
         self._from_centre = matches.pixel.swapaxes(-1, -2) - centre  # [S, 2, P]
@@ -218,7 +218,7 @@ class Problem:
         frames, points = self._depth.shape
         slopes = np.zeros((frames, frames, 13, 2, points))
         by_other, by_own = slopes[:, :, 3:6], slopes[:, :, 9:12]
-        scale = look.focal_px[:, :, None] / self._sigma_px / look.other[..., 2:, :]
+        scale = look.focal_px[..., None] / self._sigma_px / look.other[..., 2:, :]
         by_other[..., 0, 0, :], by_other[..., 1, 1, :] = scale[..., 0, :], scale[..., 1, :]
         by_other[..., 2, :, :] = -look.away / self._sigma_px / look.other[..., 2:, :]
         own_from_other = look.other_from_own[..., :3, :3].swapaxes(-1, -2)
@@ -267,8 +267,8 @@ class Problem:
         return float(_GROSS**2 * np.log1p(square / _GROSS**2).sum() + priors + (apart**2).sum())
 
     def _median_residual_px(self, look: _Look) -> float:
-        length = np.linalg.norm(look.residual, axis=-2)[look.weight > 0]
-        return float(np.median(length)) * self._sigma_px if length.size else float('nan')
+        length = (np.linalg.norm(look.residual, axis=-2) * self._sigma_px[:, 0])[look.weight > 0]
+        return float(np.median(length)) if length.size else float('nan')
 
 
 def _product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
