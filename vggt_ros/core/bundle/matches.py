@@ -19,11 +19,13 @@ import numpy as np
 from vggt_ros.core.geometry import invert_rigid, move_points, unproject_depth
 
 _SIGMA_PX = 0.3  # of a match along u and v where there is texture, in pixels of the picture that flow is sought in
-_FAINT = 5.0  # smaller eigenvalue of the structure tensor where the variance is twice that
+_FAINT = 2.0  # smaller eigenvalue of the structure tensor where the variance is twice that, without noise
+_FAINT_BY_NOISE = 0.7  # what a grey level of noise, squared, adds to it
+_TEXTURE_OF_NOISE = 0.1  # eigenvalue of a grey level of noise, squared, where there is nothing else
 _COLUMNS = 16  # of cells, each with one point
 _SMALLEST_CELL = 8  # pixels
 _FINE_WIDTH = 192  # a wider picture is halved for the flow until it is no wider
-_BLANK = 0.1  # likewise, where nothing is seen at all
+_BLANK = 0.02  # texture, as a share of what is faint, below which nothing is seen at all
 _CHANCE_PX = 0.87  # of the flow's pixels; so measured with noise at 128x96
 _LONGEST_LOOP = 1.0  # there and back again ends within so many of the flow's pixels of the start
 _MARGIN = 1  # pixels at the border where nothing is matched
@@ -91,7 +93,7 @@ def match_frames(image: np.ndarray, cam_from_window: np.ndarray, K: np.ndarray, 
                 loop = np.linalg.norm(found + _sample(home, found) - corners[one], axis=-1)
                 seen[one, other] = found
                 is_seen[one, other] = (loop < longest) & has_depth[one] & _known_at(known[other], found)
-    sigma_px = _SIGMA_PX * 2**halvings * np.sqrt(1 + _FAINT / np.maximum(texture, _BLANK))
+    sigma_px = _SIGMA_PX * 2**halvings * np.sqrt(1 + 1 / np.maximum(texture, _BLANK))
     return Matches(corners, seen, is_seen & (texture > _BLANK)[:, None], sigma_px, _CHANCE_PX * 2**halvings)
 
 
@@ -132,7 +134,19 @@ def _corners(grey: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarra
     pixels = cells.reshape(rows * columns, cell * cell)
     best = pixels.argmax(axis=1)
     row, column = np.divmod(np.arange(rows * columns), columns)
-    return np.stack([column * cell + best % cell, row * cell + best // cell], axis=-1), pixels.max(axis=1)
+    corners = np.stack([column * cell + best % cell, row * cell + best // cell], axis=-1)
+    variance = _noise(grey) ** 2
+    texture = np.maximum(pixels.max(axis=1) - _TEXTURE_OF_NOISE * variance, 0.0)
+    return corners, texture / (_FAINT + _FAINT_BY_NOISE * variance)
+
+
+def _noise(grey: np.ndarray) -> float:
+    """Standard deviation of a picture's noise in grey levels, about 0 where it has none.
+
+    Source: Immerkaer, Fast Noise Variance Estimation, 1996, with the median in place of the mean, as edges are few.
+    """
+    residue = cv2.filter2D(grey, cv2.CV_32F, np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32))
+    return float(np.median(np.abs(residue))) / (6 * 0.6745)
 
 
 def _project(b_from_a: np.ndarray, points: np.ndarray, K: np.ndarray, nearest: float) -> np.ndarray:
