@@ -55,7 +55,16 @@ def network_on(device: str = 'cpu') -> StreamingVGGT:
 
 def config_of(**values: object) -> Config:
     sizes = {'window_size': SIZE, 'window_stride': STRIDE, 'input_width': 64, 'compile': True}
-    return Config().with_values({**sizes, 'device': 'cpu', 'precision': 'fp32', 'confidence_percentile': 0.0, 'bundle_adjustment': 'off', **values})
+    return Config().with_values(
+        {
+            **sizes,
+            'device': 'cpu',
+            'precision': 'fp32',
+            'confidence_percentile': 0.0,
+            'bundle_adjustment': 'off',
+            **values,
+        }
+    )
 
 
 def test_what_is_compiled_at_the_start_serves_the_stream(made: Made):

@@ -35,7 +35,9 @@ def networks() -> dict[str, StreamingVGGT]:
 
 
 def config_of(**values: object) -> Config:
-    return Config().with_values({'input_width': 64, 'precision': 'fp32', 'confidence_percentile': 0.0, 'bundle_adjustment': 'off', **values})
+    return Config().with_values(
+        {'input_width': 64, 'precision': 'fp32', 'confidence_percentile': 0.0, 'bundle_adjustment': 'off', **values}
+    )
 
 
 @pytest.mark.parametrize('device', DEVICES)
