@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import commit, cpu_name
-from training.evaluate import adjusted, estimate
+from training.evaluate import adjusted, estimate, pixels_of
 from training.metrics import Cameras, WindowErrors, summarise, window_errors
 from training.windows import SCENERY, make_window
 from vggt.weights import load_vggt
@@ -62,7 +62,7 @@ def flow_alone(images: Tensor, said: Cameras) -> Cameras:
 def essential_pairs(images: Tensor, truth: Cameras) -> list[np.ndarray]:
     """[4, 4] second_from_first of every pair of frames by their essential matrix, shifts of unit length."""
     sift, matcher = cv2.SIFT.create(), cv2.BFMatcher()
-    grey = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (images * 255).round().byte().permute(0, 2, 3, 1).numpy()]
+    grey = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in pixels_of(images)]
     seen = [sift.detectAndCompute(one, np.full_like(one, 255)) for one in grey]
     K = truth.K[0].double().numpy()
     poses = []

@@ -44,14 +44,18 @@ def estimate(model: VGGT, images: Tensor) -> Cameras:
     return Cameras(cam_from_world, K, output.depth[0])
 
 
+def pixels_of(images: Tensor) -> np.ndarray:
+    """[S, 3, H, W] in [0, 1] -> [S, H, W, 3] uint8."""
+    return (images * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
 def adjusted(images: Tensor, said: Cameras) -> Cameras:
     """What bundle adjustment makes of an answer to one window [S, 3, H, W] in [0, 1] with one K for all frames."""
     assert said.depth is not None
     cam_from_world = np.tile(np.eye(4), (len(images), 1, 1))
     cam_from_world[:, :3] = said.cam_from_world.numpy()
     K = np.tile(np.median(said.K.double().numpy(), axis=0), (len(images), 1, 1))
-    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-    mended = adjust(pixels, Geometry(cam_from_world, K, said.depth.numpy()), is_focal_known=False)
+    mended = adjust(pixels_of(images), Geometry(cam_from_world, K, said.depth.numpy()), is_focal_known=False)
     if mended is None:
         return said
     geometry = mended.geometry

@@ -200,30 +200,22 @@ class VggtPredictor:
         depth[~has_K] = np.nan
         on_device = self._kept(keys, decoded, depth, answers) if has_K.all() else {}
         image, start = stack_pixels(images).numpy(), time.perf_counter()
-        adjusted = None
-        if self._adjusts and has_K.all():
-            adjusted = adjust(image, Geometry(cam_from_window, K, depth), is_focal_known=is_focal_known)
-        if adjusted is not None:
-            cam_from_window, K, depth = adjusted.geometry.cam_from_window, adjusted.geometry.K, adjusted.geometry.depth
-            self._lock_again(frames, K, is_focal_known)
-            log.debug(
-                'bundle adjustment: %d matches, off by %.2f pixels in the median, %.2f before',
-                adjusted.matches, adjusted.residual_px, adjusted.residual_before_px,
-            )  # fmt: skip
+        said = Geometry(cam_from_window, K, depth)
+        geometry = self._adjust(frames, image, said, is_focal_known) if has_K.all() else said
         adjust_s = time.perf_counter() - start
         prediction = Prediction(
             stamps_ns=tuple(frame.stamp_ns for frame in frames),
             frame_ids=tuple(frame.frame_id for frame in frames),
             image=image,
-            cam_from_window=cam_from_window,
-            K=np.where(has_K[:, None, None], K, _guess_intrinsics(transform.model_size)),
+            cam_from_window=geometry.cam_from_window,
+            K=np.where(has_K[:, None, None], geometry.K, _guess_intrinsics(transform.model_size)),
             K_network=K_network,
-            depth=depth,
+            depth=geometry.depth,
             confidence=confidence,
             transform=transform,
             prepare_s=prepare_s,
             adjust_s=adjust_s,
-            on_device=on_device if adjusted is None else {},
+            on_device=on_device if geometry is said else {},
         )
         prediction = split_cameras(prediction, frames, rows)
         encoded = [self._encoded[frame.key] for frame in window.frames]
@@ -447,6 +439,18 @@ class VggtPredictor:
         is_calibrated = mode == 'camera_info' and any(frame.K is not None for frame in frames)
         cameras = {frame.camera for frame in frames}
         return is_calibrated or any(c in self.locked and self.locked[c][0] == transform for c in cameras)
+
+    def _adjust(self, frames: list[Frame], image: np.ndarray, said: Geometry, is_focal_known: bool) -> Geometry:
+        """What the network said, mended where windows are adjusted and something that agrees better is found."""
+        adjusted = adjust(image, said, is_focal_known=is_focal_known) if self._adjusts else None
+        if adjusted is None:
+            return said
+        log.debug(
+            'bundle adjustment: %d matches, off by %.2f pixels in the median, %.2f before',
+            adjusted.matches, adjusted.residual_px, adjusted.residual_before_px,
+        )  # fmt: skip
+        self._lock_again(frames, adjusted.geometry.K, is_focal_known)
+        return adjusted.geometry
 
     def _lock_again(self, frames: list[Frame], K: np.ndarray, is_focal_known: bool) -> None:
         """Keep what the first window's adjustment made of its intrinsics."""
